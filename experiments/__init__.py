@@ -1,0 +1,1 @@
+"""Command lines; see `experiments/configs` for the recipes."""

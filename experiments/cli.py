@@ -1,0 +1,129 @@
+"""What every command line shares: flags, one-line errors, exit codes.
+
+Exit codes: 0 done; 2 bad input; 128 + the signal's number when stopped.
+"""
+
+import errno
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+
+from lit_jax import compress, report
+from lit_jax.errors import UserError
+from lit_jax.interrupt import Interrupted, StopRequest, stop_on_signals
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', help_string='A file of experiments/configs; keys by --config.KEY=.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of checkpoints and results.'
+)
+_BAD_INPUT = 2
+# What parsing flags and loading a configuration file can raise.
+_FLAG_ERRORS = (
+  flags.Error,
+  AttributeError,
+  ImportError,
+  KeyError,
+  OSError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
+
+
+def main(build: Callable[[ConfigDict], compress.Run]) -> None:
+  """Runs a command line: compresses as the flags say, and prints the table.
+
+  Args:
+    build: the run that a configuration describes.
+  """
+  app.run(lambda argv: _exit_code(build, argv), flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except (KeyError, AttributeError) as error:
+    # ml_collections names the nearest key.
+    text = str(error.args[0]) if error.args else ''
+    # An AttributeError carries the quoted text of a KeyError.
+    text = text.replace('\\n', ' ').replace("\\'", "'").strip('"')
+    sys.exit(_fail(f'unknown config key {" ".join(text.split())}'))
+  except _FLAG_ERRORS as error:
+    sys.exit(_fail(f'{" ".join(str(error).split())}; see --help'))
+
+
+def _exit_code(build, argv) -> int:
+  if not flags.FLAGS['verbosity'].present:
+    # Orbax tells of every file that it writes.
+    logging.set_verbosity(logging.ERROR)
+  try:
+    with stop_on_signals() as stop:
+      _run(build, argv, stop)
+    return 0
+  except UserError as error:
+    return _fail(str(error))
+  except Interrupted as stopped:
+    print(stopped, file=sys.stderr)
+    return 128 + stopped.number
+  except KeyboardInterrupt:
+    print('stopped at once; the last checkpoint stands', file=sys.stderr)
+    return 130
+  except Exception as error:
+    reason = disk_error(error)
+    if reason is None:
+      raise
+    return _fail(
+      f'cannot write to {_WORKDIR.value}: {reason}; make room or choose '
+      'another --workdir, and run the same command again to go on'
+    )
+
+
+def _run(build, argv: Sequence[str], stop: StopRequest) -> None:
+  if len(argv) > 1:
+    raise UserError(
+      f'unexpected argument {argv[1]!r}; keys are set by --config.KEY=VALUE'
+    )
+  if not flags.FLAGS['config'].present:
+    raise UserError(
+      'no configuration; give --config=experiments/configs/resnet.py'
+    )
+  if not _WORKDIR.value:
+    raise UserError('no workdir; give --workdir=DIR, a folder for the results')
+  try:
+    config = _CONFIG.value
+  except OSError as error:
+    raise UserError(' '.join(str(error).split())) from None
+  workdir = pathlib.Path(_WORKDIR.value)
+  results = compress.run(build(config), workdir, stop)
+  Console().print(report.table(results))
+  print(f'report: {workdir / "report.html"}')
+
+
+def disk_error(error: BaseException) -> str | None:
+  """Why the disk refused a write, or None where the error is another one.
+
+  Orbax wraps the system's errors in kinds of its own, with their text.
+  """
+  seen: BaseException | None = error
+  while seen is not None:
+    if isinstance(seen, OSError) and seen.errno in (
+      errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
+    ):  # fmt: skip
+      return seen.strerror
+    text = str(seen).lower()
+    for phrase in ('no space left', 'read-only file system', 'quota exceeded'):
+      if phrase in text:
+        return phrase
+    seen = seen.__cause__ or seen.__context__
+  return None
+
+
+def _fail(message: str) -> int:
+  print(f'error: {message}', file=sys.stderr)
+  return _BAD_INPUT

@@ -1,0 +1,119 @@
+"""Configurations to the dataclasses of lit_jax."""
+
+import difflib
+import json
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lit_jax import compress, objectives, phases
+from lit_jax.data import sources
+from lit_jax.errors import UserError
+
+# Where a run reads its data does not define what it computes.
+_NOT_IN_CONFIG = ('data_dir',)
+
+
+def compression(config: ConfigDict) -> compress.Run:
+  """A whole run from its configuration.
+
+  Raises:
+    UserError: an unknown method or phase, or data that cannot be read.
+  """
+  methods = tuple(
+    _method(config, name) for name in _names(config.method, 'method')
+  )
+  teacher_phase = _phase(config, 'train_teacher')
+  dataset = sources.load(config.dataset, config.data_dir)
+  if config.validation:
+    dataset = sources.hold_out(dataset)
+  shape = dataset.splits['train'].images.shape[1:]
+  fitting = {'classes': dataset.classes, 'input_shape': list(shape)}
+  teacher = config.teacher.to_dict()
+  checkpoint = teacher.pop('checkpoint')
+  return compress.Run(
+    dataset=dataset,
+    teacher=teacher | fitting,
+    student=config.student.to_dict() | fitting,
+    teacher_checkpoint=checkpoint,
+    teacher_method=phases.Method(compress.TEACHER, (teacher_phase,)),
+    methods=methods,
+    training=phases.Training(
+      batch_size=config.batch_size,
+      seed=config.seed,
+      precision=config.precision,
+      momentum=config.momentum,
+      weight_decay=config.weight_decay,
+      steps_per_call=config.steps_per_call,
+      select=config.select,
+    ),
+    config=_as_json(config),
+  )
+
+
+def _as_json(config: ConfigDict) -> dict[str, Any]:
+  values = json.loads(config.to_json_best_effort())
+  return {k: v for k, v in values.items() if k not in _NOT_IN_CONFIG}
+
+
+def _names(text: str, what: str) -> tuple[str, ...]:
+  names = tuple(name.strip() for name in text.split(','))
+  if not all(names):
+    raise UserError(f'{what} {text!r} has an empty name; write it as a,b,c')
+  return names
+
+
+def _method(config, name):
+  if name == compress.TEACHER or name not in config.methods:
+    near = difflib.get_close_matches(name, config.methods, 1)
+    hint = f', perhaps {near[0]!r}' if near else ''
+    raise UserError(
+      f'unknown method {name!r}{hint}; choose from {", ".join(config.methods)}'
+    )
+  names = _names(config.methods[name], f'methods.{name}')
+  return phases.Method(name, tuple(_phase(config, n) for n in names))
+
+
+def _phase(config, name):
+  sheet = config.get(name)
+  if not isinstance(sheet, ConfigDict) or 'learning_rate' not in sheet:
+    raise UserError(f'methods name a phase {name!r} that the config has not')
+  scale = config.epochs_scale
+  if not (scale > 0 and math.isfinite(scale)):
+    raise UserError(f'epochs_scale is {scale}; it must be greater than 0')
+  return phases.Phase(
+    name=name,
+    objective=objectives.Objective(
+      alpha=sheet.alpha,
+      beta=sheet.beta,
+      temperature=sheet.temperature,
+      ir_loss=sheet.ir_loss,
+      blocks=_blocks(name, sheet.blocks),
+      teacher_input=sheet.teacher_input,
+      running_statistics=sheet.running_statistics,
+    ),
+    epochs=max(1, round(sheet.epochs * scale)) if sheet.epochs > 0 else 0,
+    learning_rate=sheet.learning_rate,
+    schedule=sheet.schedule,
+    milestones=tuple(m * scale for m in sheet.milestones),
+    decay=sheet.decay,
+    warmup_epochs=sheet.warmup_epochs * scale,
+    copy=_parts(sheet.copy),
+    frozen=_parts(sheet.frozen),
+  )
+
+
+def _parts(text: str) -> tuple[str, ...]:
+  return tuple(name.strip() for name in text.split(',') if name.strip())
+
+
+def _blocks(name: str, text: str) -> tuple[int, ...] | None:
+  if text == 'all':
+    return None
+  try:
+    return tuple(int(i) for i in text.split(',') if i.strip())
+  except ValueError:
+    raise UserError(
+      f"{name}.blocks is {text!r}; write 'all', or indices such as '0,2'"
+    ) from None

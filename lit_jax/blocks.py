@@ -1,0 +1,131 @@
+"""BlockNet: a network in blocks that returns every intermediate representation.
+
+    x → stem → blocks[0] → … → blocks[k-1] → head → output
+           T_0          T_1              T_k
+
+An intermediate representation (IR) is what stands at a cut: T_0 after the
+stem, T_i after the i-th block. A teacher and a student fit together when
+their IRs have equal shapes at every cut.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lit_jax.errors import UserError
+
+Train = bool | Collection[str]
+
+
+def in_training(train: Train, part: str) -> bool:
+  """Whether `part` runs in training mode: all, none, or the ones named."""
+  return train if isinstance(train, bool) else part in train
+
+
+class BlockNet(nn.Module):
+  """Stem, blocks and head: any three parts of the user's own.
+
+  Each part is a module called as `part(h, train)`. Parameters and batch
+  statistics stand under the top-level keys `stem`, `blocks_0` …, `head` (a
+  part without any has no key).
+
+  Attributes:
+    stem: from the input to the first IR.
+    blocks: each from one IR to the next.
+    head: from the last IR to the output.
+    input_shape: shape of one example, (height, width, channels) for images.
+  """
+
+  stem: nn.Module
+  blocks: tuple[nn.Module, ...]
+  head: nn.Module
+  input_shape: tuple[int, ...] = (32, 32, 3)
+
+  def __call__(
+    self, x: jax.Array, train: Train = False
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Runs the whole network.
+
+    Args:
+      x: [n, *input_shape].
+      train: batch norm by the batch's statistics (and running statistics
+        updated) in every part, in no part, or in the parts named.
+
+    Returns:
+      The output, and the IRs (T_0, …, T_k).
+    """
+    irs = [self.stem(x, in_training(train, 'stem'))]
+    for i in range(len(self.blocks)):
+      irs.append(self.block(irs[-1], i, train))
+    return self.head(irs[-1], in_training(train, 'head')), tuple(irs)
+
+  def block(self, h: jax.Array, i: int, train: Train = False) -> jax.Array:
+    """Runs block i alone, on any input of the right shape (T_i → T_{i+1})."""
+    return self.blocks[i](h, in_training(train, f'blocks_{i}'))
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    """The parts' names, in the order in which data flows through them."""
+    return ('stem', *self.block_names, 'head')
+
+  @property
+  def block_names(self) -> tuple[str, ...]:
+    return tuple(f'blocks_{i}' for i in range(len(self.blocks)))
+
+
+def init(net: BlockNet, key: jax.Array) -> dict[str, Any]:
+  """Fresh variables: {'params': …, 'batch_stats': …}, float32."""
+  x = jnp.zeros((1, *net.input_shape))
+  variables = dict(jax.jit(net.init)(key, x))
+  return {'batch_stats': {}} | variables
+
+
+def shapes(net: BlockNet) -> dict[str, Any]:
+  """The variables' shapes and dtypes, without computing anything."""
+  x = jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32)
+  variables = dict(jax.eval_shape(net.init, jax.random.key(0), x))
+  return {'batch_stats': {}} | variables
+
+
+def cut_shapes(net: BlockNet) -> dict[str, tuple[int, ...]]:
+  """Shape of what each part returns for one example, by the part's name."""
+
+  def run(variables, x):
+    return net.apply(variables, x)
+
+  x = jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32)
+  output, irs = jax.eval_shape(run, shapes(net), x)
+  return {
+    part: tuple(value.shape[1:])
+    for part, value in zip(net.parts, (*irs, output), strict=True)
+  }
+
+
+def check_pair(teacher: BlockNet, student: BlockNet) -> None:
+  """Raises UserError unless teacher and student fit at every cut.
+
+  The message names the first part that differs, and both shapes.
+  """
+  if teacher.input_shape != student.input_shape:
+    raise UserError(
+      f'teacher and student take different inputs: {teacher.input_shape} and '
+      f'{student.input_shape}; give both the same input_shape'
+    )
+  if len(teacher.blocks) != len(student.blocks):
+    raise UserError(
+      f'the teacher has {len(teacher.blocks)} blocks and the student '
+      f'{len(student.blocks)}; cut both into the same number of blocks'
+    )
+  cuts = zip(
+    cut_shapes(teacher).items(), cut_shapes(student).values(), strict=True
+  )
+  for (part, wanted), found in cuts:
+    if wanted != found:
+      raise UserError(
+        f'{part} returns shape {wanted} in the teacher and {found} in the '
+        'student; the two must be equal at every cut (same family, width and '
+        'number of classes)'
+      )

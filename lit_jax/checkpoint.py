@@ -1,0 +1,100 @@
+"""Checkpoints of a phase's TrainState, with Orbax.
+
+Kept are the two newest, so that one damaged checkpoint costs one epoch and not
+the run, and, where accuracies are given, the one with the highest.
+"""
+
+import pathlib
+import shutil
+import sys
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from lit_jax.networks import first_line
+from lit_jax.state import TrainState
+
+_KEPT = 2
+
+
+class Checkpoints:
+  """The checkpoints of one phase in a folder, by step."""
+
+  def __init__(self, folder: pathlib.Path, keep_best: bool = False):
+    """Opens, and makes, the folder.
+
+    Args:
+      folder: of this phase alone.
+      keep_best: keep the checkpoint with the highest accuracy, too.
+    """
+    policies = [checkpoint_managers.LatestN(_KEPT)]
+    if keep_best:
+      policies.append(
+        checkpoint_managers.BestN(
+          get_metric_fn=lambda metrics: metrics['accuracy'],
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._folder = folder
+    self._manager = ocp.CheckpointManager(
+      folder.resolve(),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        best_fn=(lambda m: m['accuracy']) if keep_best else None,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def save(self, state: TrainState, accuracy: float | None = None) -> None:
+    """Writes the state under its step; nothing if it is there already."""
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+      metrics=None if accuracy is None else {'accuracy': accuracy},
+      force=True,
+    )
+
+  def restore(self, template: TrainState) -> TrainState | None:
+    """The newest readable state, or None where there is none.
+
+    A checkpoint that cannot be read is named on stderr and put aside as
+    `STEP.damaged`, and the one before it is taken.
+
+    Args:
+      template: a state of the same structure, shapes and dtypes.
+    """
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        return self._read(step, template)
+      except Exception as error:  # Orbax raises many kinds for damaged files.
+        print(
+          f'checkpoint {step} in {self._folder} cannot be read '
+          f'({first_line(error)}); taking the one before it',
+          file=sys.stderr,
+        )
+        damaged = self._folder / f'{step}.damaged'
+        shutil.rmtree(damaged, ignore_errors=True)
+        (self._folder / str(step)).rename(damaged)
+        self._manager.reload()
+    return None
+
+  def restore_best(self, template: TrainState) -> TrainState | None:
+    """The state with the highest accuracy, or None where none was given."""
+    step = self._manager.best_step()
+    return None if step is None else self._read(step, template)
+
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def _read(self, step, template):
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+    return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore[reportCallIssue]

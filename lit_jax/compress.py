@@ -1,0 +1,316 @@
+"""A whole run: teacher, students by every method, and the report.
+
+    workdir/
+      config.json               what the run was made with
+      METHOD/PHASE/             Orbax checkpoints
+      METHOD/student/           the trained network alone (networks.py)
+      metrics.jsonl tensorboard/
+      results.json report.html
+
+The same run again goes on where it stands, or, when finished, only reports.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lit_jax import (
+  evaluation,
+  models,
+  networks,
+  parallel,
+  phases,
+  report,
+)
+from lit_jax.blocks import BlockNet, check_pair
+from lit_jax.data.sources import Dataset
+from lit_jax.errors import UserError
+from lit_jax.interrupt import StopRequest
+from lit_jax.latency import latency_ms
+from lit_jax.network_summary import summary
+from lit_jax.phases import Context, Method, Training
+from lit_jax.precision import policy
+
+TEACHER, STUDENT = 'teacher', 'student'
+_CONFIG, _RESULTS = 'config.json', 'results.json'
+_LATENCY_BATCHES = (1, 128)
+_REPORTED = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+Spec = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What to do; see `run`.
+
+  Attributes:
+    dataset: with a 'validation' split where one is held out.
+    teacher: specification of the teacher (`models.build`).
+    student: specification of the students.
+    teacher_checkpoint: 'embedded', or the folder of a saved network or of a
+      workdir whose teacher is used; '' trains the teacher.
+    teacher_method: how the teacher is trained.
+    methods: how the students are trained, in order.
+    training: shared settings.
+    config: everything that defines the run, as JSON values; a workdir takes
+      one configuration.
+  """
+
+  dataset: Dataset
+  teacher: Spec
+  student: Spec
+  teacher_checkpoint: str
+  teacher_method: Method
+  methods: tuple[Method, ...]
+  training: Training
+  config: Mapping[str, Any]
+
+
+def run(job: Run, workdir: pathlib.Path, stop: StopRequest) -> dict[str, Any]:
+  """Trains what is not trained yet; returns and writes the results.
+
+  Args:
+    job: what to do.
+    workdir: made if missing.
+    stop: asked between calls whether to stop.
+
+  Returns:
+    The content of `results.json`.
+
+  Raises:
+    UserError: bad input, before anything is trained where possible.
+    Interrupted: asked to stop; saved.
+  """
+  teacher, student = _check(job)
+  claim_workdir(workdir, job.config)
+  finished = workdir / _RESULTS
+  if finished.exists():
+    return json.loads(finished.read_text())
+  context = Context(workdir, job.dataset, job.training, stop)
+  rows, teacher_variables = [], None
+  if needs_teacher(job):
+    row, teacher_variables = _teacher(job, context, teacher)
+    rows.append(row)
+  for method in job.methods:
+    folder = workdir / method.name / STUDENT
+    if not networks.exists(folder):
+      _student(job, context, method, teacher, student, teacher_variables)
+    rows.append(networks.describe(folder)[1]['row'])
+  results = {
+    'dataset': job.dataset.name,
+    'seed': job.training.seed,
+    'rows': rows,
+    'device': _device(),
+    'versions': {name: importlib.metadata.version(name) for name in _REPORTED},
+    'command': shlex.join(['python', *_command()]),
+  }
+  _write_json(finished, results)
+  report.write_html(workdir)
+  return results
+
+
+def needs_teacher(job: Run) -> bool:
+  """Whether any method uses the teacher, or the teacher is all there is."""
+  return not job.methods or any(m.needs_teacher for m in job.methods)
+
+
+def _check(job: Run) -> tuple[BlockNet, BlockNet]:
+  """Everything that can be found wrong before training; the two networks."""
+  phases.check_training(job.training, job.dataset)
+  dtype = policy(job.training.precision).dtype
+  teacher, student = (
+    models.build(spec, dtype, parallel.AXIS)
+    for spec in (job.teacher, job.student)
+  )
+  names = [method.name for method in job.methods]
+  if len(set(names)) < len(names):
+    raise UserError(f'method {",".join(names)} names one method twice')
+  for method in job.methods:
+    phases.check_method(method, student)
+  if needs_teacher(job):
+    check_pair(teacher, student)
+    if job.teacher_checkpoint:
+      # Found wrong now, not after the teacherless methods have run.
+      _given_teacher(job)
+    else:
+      phases.check_method(job.teacher_method, teacher)
+  return teacher, student
+
+
+def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Makes the workdir and writes its configuration, or compares with it.
+
+  Raises:
+    UserError: the workdir cannot be written, or was made with another
+      configuration (the message says what differs).
+  """
+  path = workdir / _CONFIG
+  # Through JSON, so that tuples and lists compare equal.
+  config = json.loads(json.dumps(config))
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    old = json.loads(path.read_text()) if path.exists() else None
+  except OSError as error:
+    raise UserError(
+      f'cannot use workdir {workdir}: {error.strerror}; choose another --workdir'
+    ) from None
+  except ValueError:
+    raise UserError(
+      f'{path} is damaged; choose another --workdir, or remove that file to go '
+      'on with this configuration'
+    ) from None
+  if old is None:
+    if (workdir / _RESULTS).exists():
+      raise UserError(
+        f'{workdir} holds results without {_CONFIG}; choose another --workdir'
+      )
+    _write_json(path, config)
+  elif old != config:
+    raise UserError(
+      f'workdir {workdir} was made with another configuration: '
+      f'{_differences(old, config)}; choose another --workdir'
+    )
+
+
+def _differences(old, new):
+  old, new = _flat(old), _flat(new)
+  rows = [
+    f'{key} was {old.get(key, "absent")}, is {new.get(key, "absent")}'
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key, object()) != new.get(key, object())
+  ]
+  more = f' and {len(rows) - 4} more' if len(rows) > 4 else ''
+  return '; '.join(rows[:4]) + more
+
+
+def _flat(tree, prefix=''):
+  if not isinstance(tree, dict):
+    return {prefix[:-1]: tree}
+  result = {}
+  for key, value in tree.items():
+    result |= _flat(value, f'{prefix}{key}.')
+  return result
+
+
+def _given_teacher(job):
+  """Specification, variables and facts of the teacher that the user named."""
+  name = job.teacher_checkpoint
+  if name == networks.EMBEDDED:
+    folder = networks.embedded(job.dataset.name)
+    if not networks.exists(folder):
+      raise UserError(
+        f'no teacher is embedded for {job.dataset.name}; train one '
+        '(teacher.checkpoint empty) or name the folder of one'
+      )
+  else:
+    folder = pathlib.Path(name)
+    inside = folder / TEACHER / STUDENT
+    if networks.exists(inside):
+      folder = inside
+  return networks.load(folder, job.teacher)
+
+
+def _teacher(job, context, net):
+  """The teacher's row and variables: given, trained before, or trained now."""
+  if job.teacher_checkpoint:
+    _, variables, _ = _given_teacher(job)
+    variables = parallel.replicate(variables)
+    evaluate = evaluation.evaluator(
+      net, context.preprocess, job.dataset.splits['test']
+    )
+    accuracy = evaluate(variables)['accuracy']
+    row = _row(job, TEACHER, job.teacher, variables, accuracy, 0, 0.0)
+    return row, variables
+  folder = context.workdir / TEACHER / STUDENT
+  if not networks.exists(folder):
+    result = phases.run_method(context, job.teacher_method, net, None, None)
+    _save(job, context, job.teacher_method, job.teacher, net, result, {})
+  _, variables, facts = networks.load(folder, job.teacher)
+  return facts['row'], parallel.replicate(variables)
+
+
+def _student(job, context, method, teacher, student, teacher_variables):
+  """Trains a student and saves it, with its row of the table."""
+  result = phases.run_method(
+    context, method, student, teacher, teacher_variables
+  )
+  extra = {}
+  if teacher_variables is not None:
+    extra['ir_error'] = evaluation.ir_errors(
+      teacher,
+      teacher_variables,
+      student,
+      result.variables,
+      context.preprocess,
+      job.dataset.splits['test'],
+    )
+  _save(job, context, method, job.student, student, result, extra)
+
+
+def _save(job, context, method, spec, net, result, extra):
+  evaluate = evaluation.evaluator(
+    net, context.preprocess, job.dataset.splits['test']
+  )
+  row = _row(
+    job,
+    method.name,
+    spec,
+    result.variables,
+    evaluate(result.variables)['accuracy'],
+    method.epochs,
+    result.train_seconds,
+  )
+  facts = {'dataset': job.dataset.name, 'row': row | extra}
+  folder = context.workdir / method.name / STUDENT
+  networks.save(folder, spec, result.variables, facts)
+
+
+def _row(job, method, spec, variables, accuracy, epochs, seconds):
+  """A row of results.json."""
+  facts = summary(models.build(spec))
+  # Without the axis name: latency is measured on one device.
+  net = models.build(spec, policy(job.training.precision).dtype)
+  one_device = jax.tree.map(jnp.asarray, jax.device_get(variables))
+  return {
+    'method': method,
+    'model': models.title(spec),
+    'depth': facts.depth,
+    'parameters': facts.parameters,
+    'macs': facts.macs,
+    'accuracy': accuracy,
+    'epochs': epochs,
+    'train_seconds': round(seconds, 3),
+    'latency_ms': {
+      str(batch): latency_ms(net, one_device, batch)
+      for batch in _LATENCY_BATCHES
+    },
+  }
+
+
+def _device():
+  devices = jax.local_devices()
+  return (
+    f'{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores'
+  )
+
+
+def _command():
+  # `python -m package.module` leaves the module's path in argv[0].
+  spec = getattr(sys.modules.get('__main__'), '__spec__', None)
+  program = ['-m', spec.name] if spec and spec.name else sys.argv[:1]
+  return [*program, *sys.argv[1:]]
+
+
+def _write_json(path, value):
+  part = path.with_suffix('.part')
+  part.write_text(json.dumps(value, indent=2) + '\n')
+  part.replace(path)

@@ -1,0 +1,1 @@
+"""Data sets: where their pixels come from and how batches are made."""

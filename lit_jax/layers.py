@@ -1,0 +1,250 @@
+"""Convolution and batch norm with the maths and parameters of `flax.linen`.
+
+Both carry a backward pass of their own. XLA's CPU backend runs the automatic
+gradient of a convolution inside a loop through an unoptimised path (weight
+gradients over a hundred times slower); written as plain NHWC/HWIO
+convolutions, the same sums stay on the fast path. On other devices the
+automatic gradient is used.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+_STATISTICS_MOMENTUM = 0.9
+_EPSILON = 1e-5
+
+# Fan-out He initialisation, as the original ResNets.
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def _convolve(x, kernel, strides, padding, groups=1, rhs_dilation=(1, 1)):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    strides,
+    padding,
+    rhs_dilation=rhs_dilation,
+    dimension_numbers=_DIMENSIONS,
+    feature_group_count=groups,
+  )
+
+
+def _same_padding(kernel_shape):
+  return [((k - 1) // 2, (k - 1) // 2) for k in kernel_shape[:2]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x, kernel, strides, groups):
+  return _convolve(x, kernel, strides, _same_padding(kernel.shape), groups)
+
+
+def _conv_forward(x, kernel, strides, groups):
+  return _conv(x, kernel, strides, groups), (x, kernel)
+
+
+def _conv_backward(strides, groups, residuals, dy):
+  x, kernel = residuals
+  dense = block_diagonal(kernel, groups)
+  dx = _input_gradient(x.shape, dense, strides, dy)
+  dk = _kernel_gradient(x, kernel.shape[:2], strides, dy)
+  return dx, _diagonal_blocks(dk, groups)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _input_gradient(x_shape, kernel, strides, dy):
+  """Convolution of dy, spread by the stride, with the mirrored kernel."""
+  kernel_shape, pads = kernel.shape[:2], _same_padding(kernel.shape)
+  if strides != (1, 1):
+    # An explicit pad and a plain convolution: lhs_dilation is slow on CPU.
+    interior = [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)]
+    dy = lax.pad(dy, jnp.zeros((), dy.dtype), interior)
+  padding = []
+  for axis, (k, (low, _)) in enumerate(zip(kernel_shape, pads, strict=True), 1):
+    before = k - 1 - low
+    padding.append((before, x_shape[axis] + k - 1 - dy.shape[axis] - before))
+  mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+  return _convolve(dy, mirrored, (1, 1), padding)
+
+
+def _kernel_gradient(x, kernel_shape, strides, dy):
+  """Convolution of x with dy over the batch: channels of x are the batch."""
+  padding = []
+  for axis, (k, s) in enumerate(zip(kernel_shape, strides, strict=True), 1):
+    low = (k - 1) // 2
+    span = (dy.shape[axis] - 1) * s + 1
+    padding.append((low, k - 1 + span - x.shape[axis] - low))
+  gradient = _convolve(
+    x.transpose(3, 1, 2, 0),
+    dy.transpose(1, 2, 0, 3),
+    (1, 1),
+    padding,
+    rhs_dilation=strides,
+  )
+  return gradient.transpose(1, 2, 0, 3)
+
+
+def block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
+  """A grouped kernel as the equal dense one, zero outside its groups.
+
+  Args:
+    kernel: [kh, kw, c_in / groups, c_out].
+    groups: number of groups.
+
+  Returns:
+    [kh, kw, c_in, c_out].
+  """
+  if groups == 1:
+    return kernel
+  kh, kw, c_in, c_out = kernel.shape
+  grouped = kernel.reshape(kh, kw, c_in, groups, c_out // groups)
+  eye = jnp.eye(groups, dtype=kernel.dtype)
+  dense = jnp.einsum('hwigo,fg->hwfigo', grouped, eye)
+  return dense.reshape(kh, kw, groups * c_in, c_out)
+
+
+def _diagonal_blocks(dense, groups):
+  """The inverse of block_diagonal: keeps what lies inside the groups."""
+  if groups == 1:
+    return dense
+  kh, kw, c_in, c_out = dense.shape
+  blocks = dense.reshape(
+    kh, kw, groups, c_in // groups, groups, c_out // groups
+  )
+  inside = jnp.einsum('hwgigo->hwigo', blocks)
+  return inside.reshape(kh, kw, c_in // groups, c_out)
+
+
+def conv(x, kernel, strides=(1, 1), groups=1):
+  """2-D convolution, zero-padded by (k - 1) // 2 on every side, no bias.
+
+  Args:
+    x: [n, h, w, c_in].
+    kernel: [kh, kw, c_in / groups, c_out], same dtype as x.
+    strides: step along h and w.
+    groups: number of groups; must divide c_in and c_out.
+
+  Returns:
+    [n, h', w', c_out] in x's dtype.
+  """
+  if jax.default_backend() == 'cpu':
+    return _conv(x, kernel, strides, groups)
+  return _convolve(x, kernel, strides, _same_padding(kernel.shape), groups)
+
+
+class Conv(nn.Module):
+  """`flax.linen.Conv` without bias; parameter `kernel`."""
+
+  features: int
+  kernel_size: tuple[int, int] = (3, 3)
+  strides: tuple[int, int] = (1, 1)
+  groups: int = 1
+  dtype: Any = jnp.float32
+  kernel_init: Callable[..., jax.Array] = he_normal
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    return conv(x, kernel, self.strides, self.groups)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_norm(x, scale, bias, axis_name=None):
+  """Normalises by the batch's own statistics (Ioffe & Szegedy, 2015).
+
+  Args:
+    x: [..., c].
+    scale: [c], float32.
+    bias: [c], float32.
+    axis_name: mapped axis whose devices share the statistics, or None.
+
+  Returns:
+    y like x; mean and (biased) variance, each [c] float32. Statistics are
+    taken in float32 whatever x's dtype; no gradient flows through them.
+  """
+  return _batch_norm_forward(x, scale, bias, axis_name)[0]
+
+
+def _reduce(x, axis_name):
+  return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def _batch_norm_forward(x, scale, bias, axis_name):
+  axes = tuple(range(x.ndim - 1))
+  wide = x.astype(jnp.float32)
+  count = _reduce(jnp.float32(x.size // x.shape[-1]), axis_name)
+  total, squares = _reduce((wide.sum(axes), (wide * wide).sum(axes)), axis_name)
+  mean = total / count
+  var = jnp.maximum(squares / count - mean * mean, 0.0)
+  inverse = lax.rsqrt(var + _EPSILON)
+  y = _affine(wide, inverse * scale, bias - mean * inverse * scale)
+  return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse, count)
+
+
+def _batch_norm_backward(axis_name, residuals, cotangents):
+  x, scale, mean, inverse, count = residuals
+  axes = tuple(range(x.ndim - 1))
+  dy = cotangents[0].astype(jnp.float32)
+  centred = x.astype(jnp.float32) - jnp.expand_dims(mean, axes)
+  dbias = dy.sum(axes)
+  dscale = (dy * centred).sum(axes) * inverse
+  # The parameters' gradients stay per device (the step averages them); the
+  # input's needs the sums over every example that shared the statistics.
+  all_dbias, all_dscale = _reduce((dbias, dscale), axis_name)
+  slope = scale * inverse
+  dx = (
+    dy * jnp.expand_dims(slope, axes)
+    - jnp.expand_dims(slope * all_dbias / count, axes)
+    - centred * jnp.expand_dims(slope * inverse * all_dscale / count, axes)
+  )
+  return dx.astype(x.dtype), dscale, dbias
+
+
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+def _affine(x, slope, offset):
+  axes = tuple(range(x.ndim - 1))
+  return x * jnp.expand_dims(slope, axes) + jnp.expand_dims(offset, axes)
+
+
+class BatchNorm(nn.Module):
+  """`flax.linen.BatchNorm`, momentum 0.9, epsilon 1e-5, over all but channels.
+
+  Parameters `scale`, `bias`; running `mean`, `var` (biased, as in Flax) in
+  `batch_stats`. In training mode the batch's statistics are shared by the
+  devices of `axis_name`, so that many devices give one device's numbers.
+  """
+
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+  scale_init: Callable[..., jax.Array] = nn.initializers.ones
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    features = (x.shape[-1],)
+    scale = self.param('scale', self.scale_init, features, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, features, jnp.float32)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, features)
+    var = self.variable('batch_stats', 'var', jnp.ones, features)
+    if train:
+      y, batch_mean, batch_var = batch_norm(x, scale, bias, self.axis_name)
+      if not self.is_initializing():
+        for running, batch in ((mean, batch_mean), (var, batch_var)):
+          running.value = _STATISTICS_MOMENTUM * running.value + (
+            1 - _STATISTICS_MOMENTUM
+          ) * lax.stop_gradient(batch)
+      return y.astype(self.dtype)
+    slope = scale * lax.rsqrt(var.value + _EPSILON)
+    y = _affine(x.astype(jnp.float32), slope, bias - mean.value * slope)
+    return y.astype(self.dtype)

@@ -1,0 +1,66 @@
+"""What a run writes while it trains: metrics.jsonl and TensorBoard events."""
+
+import json
+import pathlib
+from typing import Any
+
+import tensorboardX
+
+METRICS = 'metrics.jsonl'
+
+
+def drop_after(path: pathlib.Path, method: str, phase: str, step: int) -> float:
+  """Removes a phase's records after `step`, which will be written again.
+
+  A last line that an interrupted run cut off goes, too.
+
+  Returns:
+    The training seconds that the phase's remaining records tell of.
+  """
+  if not path.exists():
+    return 0.0
+  kept, seconds = [], 0.0
+  for line in path.read_text().splitlines():
+    try:
+      record = json.loads(line)
+    except ValueError:
+      continue
+    if (record['method'], record['phase']) == (method, phase):
+      if record['step'] > step:
+        continue
+      seconds = max(seconds, record.get('train_seconds', 0.0))
+    kept.append(line + '\n')
+  part = path.with_suffix('.part')
+  part.write_text(''.join(kept))
+  part.replace(path)
+  return seconds
+
+
+class PhaseLog:
+  """Writes the records of one phase."""
+
+  def __init__(self, workdir: pathlib.Path, method: str, phase: str):
+    """Opens both files; `drop_after` comes first."""
+    self._names = {'method': method, 'phase': phase}
+    # Line by line on disk: a killed run leaves whole lines.
+    self._file = (workdir / METRICS).open('a', buffering=1)
+    self._events = tensorboardX.SummaryWriter(
+      str(workdir / 'tensorboard' / method / phase)
+    )
+
+  def write(
+    self, split: str, step: int, epoch: float, values: dict[str, float]
+  ) -> None:
+    """One record: the split, the step within the phase, and named values."""
+    record: dict[str, Any] = self._names | {
+      'split': split,
+      'step': step,
+      'epoch': round(epoch, 6),
+    }
+    self._file.write(json.dumps(record | values) + '\n')
+    for name, value in values.items():
+      self._events.add_scalar(f'{split}/{name}', value, step)
+
+  def close(self) -> None:
+    self._file.close()
+    self._events.close()

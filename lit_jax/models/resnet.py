@@ -1,0 +1,247 @@
+"""ResNet and ResNeXt for small images, as BlockNets of three blocks.
+
+He et al. 2016 (section 4.2) and Xie et al. 2017 (section 5.3). A block is all
+the layers of one width: n units at full resolution, n at half, n at a quarter.
+The first unit of a block changes width and resolution.
+"""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lit_jax.blocks import BlockNet
+from lit_jax.errors import UserError
+from lit_jax.layers import BatchNorm, Conv
+
+SHORTCUTS = ('pad', 'conv')
+UNITS = ('bottleneck', 'basic')
+
+
+class Stem(nn.Module):
+  """3x3 convolution, batch norm, ReLU."""
+
+  features: int
+  conv: Any
+  norm: Any
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = self.conv(self.features, name='conv')(x)
+    return nn.relu(self.norm(name='norm')(x, train))
+
+
+class Unit(nn.Module):
+  """A residual unit: ReLU(shortcut(x) + body(x)).
+
+  Attributes:
+    layers: (features, kernel size, groups) of each convolution of the body.
+    stride: of the first 3x3 convolution and of the shortcut.
+    shortcut: 'pad' (every stride-th pixel, zero channels on both sides;
+      no parameters) or 'conv' (1x1 convolution and batch norm), where the
+      shape changes.
+    conv: makes a convolution.
+    norm: makes a batch norm.
+  """
+
+  layers: tuple[tuple[int, int, int], ...]
+  stride: int
+  shortcut: str
+  conv: Any
+  norm: Any
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    h = x
+    stride = self.stride
+    for i, (features, size, groups) in enumerate(self.layers, start=1):
+      step = stride if size > 1 else 1
+      h = self.conv(
+        features, (size, size), (step, step), groups, name=f'conv{i}'
+      )(h)
+      h = self.norm(name=f'norm{i}')(h, train)
+      if i < len(self.layers):
+        h = nn.relu(h)
+      if size > 1:
+        stride = 1
+    return nn.relu(h + self._shortcut(x, h.shape[-1], train))
+
+  def _shortcut(self, x, features, train):
+    if self.stride == 1 and x.shape[-1] == features:
+      return x
+    if self.shortcut == 'pad':
+      missing = features - x.shape[-1]
+      pads = (missing // 2, missing - missing // 2)
+      x = x[:, :: self.stride, :: self.stride]
+      return jnp.pad(x, ((0, 0), (0, 0), (0, 0), pads))
+    strides = (self.stride, self.stride)
+    x = self.conv(features, (1, 1), strides, name='shortcut_conv')(x)
+    return self.norm(name='shortcut_norm')(x, train)
+
+
+class Block(nn.Module):
+  """Units one after another; the first one has the stride."""
+
+  count: int
+  stride: int
+  unit: Any
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    for i in range(self.count):
+      stride = self.stride if i == 0 else 1
+      x = self.unit(stride=stride, name=f'units_{i}')(x, train)
+    return x
+
+
+class Head(nn.Module):
+  """Mean over all pixels, then a dense layer; float32 logits."""
+
+  classes: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    del train
+    x = x.astype(jnp.float32).mean((1, 2)).astype(self.dtype)
+    logits = nn.Dense(self.classes, dtype=self.dtype, name='dense')(x)
+    return logits.astype(jnp.float32)
+
+
+def _units(family, depth):
+  if depth < 8 or (depth - 2) % 6:
+    raise UserError(
+      f'{family} depth {depth} is not of the form 6n+2; take one of '
+      '8, 14, 20, 32, 44, 56, 110 …'
+    )
+  return (depth - 2) // 6
+
+
+def _check(input_shape, shortcut):
+  height, width, _ = input_shape
+  if height % 4 or width % 4:
+    raise UserError(
+      f'image size {height}x{width} is not divisible by 4; pad or crop the '
+      'images'
+    )
+  if shortcut not in SHORTCUTS:
+    raise UserError(
+      f'unknown shortcut {shortcut!r}; choose one of {", ".join(SHORTCUTS)}'
+    )
+
+
+def _assemble(
+  stem_width, unit_layers, count, head, shortcut, conv, norm, shape
+):
+  blocks = tuple(
+    Block(
+      count,
+      stride,
+      functools.partial(
+        Unit, layers=layers, shortcut=shortcut, conv=conv, norm=norm
+      ),
+    )
+    for layers, stride in zip(unit_layers, (1, 2, 2), strict=True)
+  )
+  return BlockNet(Stem(stem_width, conv, norm), blocks, head, tuple(shape))
+
+
+def resnet(
+  depth: int,
+  classes: int = 10,
+  input_shape: tuple[int, int, int] = (32, 32, 3),
+  shortcut: str = 'pad',
+  dtype: Any = jnp.float32,
+  axis_name: str | None = None,
+) -> BlockNet:
+  """ResNet of 6n+2 layers, widths 16, 32, 64.
+
+  Args:
+    depth: 8, 14, 20, 32, 44, 56, 110 …
+    classes: number of logits.
+    input_shape: (height, width, channels); sizes divisible by 4.
+    shortcut: 'pad' (He et al.'s option A) or 'conv' (option B).
+    dtype: of the computation; parameters are float32.
+    axis_name: mapped axis over which batch statistics are shared.
+
+  Raises:
+    UserError: a depth, size or shortcut that does not exist.
+  """
+  count = _units('ResNet', depth)
+  _check(input_shape, shortcut)
+  return _assemble(
+    16,
+    [((w, 3, 1), (w, 3, 1)) for w in (16, 32, 64)],
+    count,
+    Head(classes, dtype),
+    shortcut,
+    functools.partial(Conv, dtype=dtype),
+    functools.partial(BatchNorm, axis_name=axis_name, dtype=dtype),
+    input_shape,
+  )
+
+
+def resnext(
+  depth: int,
+  classes: int = 10,
+  input_shape: tuple[int, int, int] = (32, 32, 3),
+  cardinality: int = 32,
+  base_width: int = 4,
+  unit: str = 'bottleneck',
+  shortcut: str = 'conv',
+  dtype: Any = jnp.float32,
+  axis_name: str | None = None,
+) -> BlockNet:
+  """ResNeXt with n = (depth - 2) / 6 units a block, as the LIT paper names it.
+
+  With bottleneck units (1x1, grouped 3x3, 1x1; outer widths 256, 512, 1024)
+  the true depth is 9n+2. Basic units (3x3, grouped 3x3; outer widths 64, 128,
+  256) have the depth of the name. The inner width is cardinality x
+  base_width, doubled at each block; the outer width does not depend on it, so
+  students of another cardinality fit the same teacher.
+
+  Args:
+    depth: 20, 32, 44, 56 or 110 in the paper; any 6n+2.
+    classes: number of logits.
+    input_shape: (height, width, channels); sizes divisible by 4.
+    cardinality: number of groups.
+    base_width: channels of a group in the first block.
+    unit: 'bottleneck' or 'basic'.
+    shortcut: 'conv' or 'pad', where the shape changes.
+    dtype: of the computation; parameters are float32.
+    axis_name: mapped axis over which batch statistics are shared.
+
+  Raises:
+    UserError: an option that does not exist.
+  """
+  count = _units('ResNeXt', depth)
+  _check(input_shape, shortcut)
+  if unit not in UNITS:
+    raise UserError(f'unknown unit {unit!r}; choose one of {", ".join(UNITS)}')
+  if cardinality < 1 or base_width < 1:
+    raise UserError(
+      f'cardinality {cardinality} and base width {base_width} must be positive'
+    )
+  layers = []
+  for factor in (1, 2, 4):
+    inner, outer = cardinality * base_width * factor, 64 * factor
+    if unit == 'bottleneck':
+      layers.append(((inner, 1, 1), (inner, 3, cardinality), (4 * outer, 1, 1)))
+    elif outer % cardinality:
+      raise UserError(
+        f'basic units of width {outer} cannot be cut into {cardinality} '
+        'groups; choose a cardinality that divides 64'
+      )
+    else:
+      layers.append(((inner, 3, 1), (outer, 3, cardinality)))
+  return _assemble(
+    64,
+    layers,
+    count,
+    Head(classes, dtype),
+    shortcut,
+    functools.partial(Conv, dtype=dtype),
+    functools.partial(BatchNorm, axis_name=axis_name, dtype=dtype),
+    input_shape,
+  )

@@ -1,0 +1,96 @@
+"""A phase's learning-rate schedule and optimiser."""
+
+from typing import Any
+
+import jax
+import optax
+
+from lit_jax.errors import UserError
+
+SCHEDULES = ('steps', 'cosine')
+LEARNS, FROZEN = 'learns', 'frozen'
+
+
+def schedule(
+  kind: str,
+  learning_rate: float,
+  steps_per_epoch: int,
+  epochs: int,
+  milestones: tuple[int, ...] = (),
+  decay: float = 0.1,
+  warmup_epochs: float = 0.0,
+) -> optax.Schedule:
+  """Learning rate by step.
+
+  Args:
+    kind: 'steps' (times `decay` at each milestone) or 'cosine' (to 0 at the
+      end).
+    learning_rate: the highest value.
+    steps_per_epoch: steps in an epoch.
+    epochs: length of the phase.
+    milestones: epochs at which 'steps' decays.
+    decay: factor at each milestone.
+    warmup_epochs: length of a linear rise from 0, before either kind.
+
+  Raises:
+    UserError: an unknown kind.
+  """
+  warmup = round(warmup_epochs * steps_per_epoch)
+  total = epochs * steps_per_epoch
+  if kind == 'steps':
+    after = optax.piecewise_constant_schedule(
+      learning_rate,
+      {round(m * steps_per_epoch) - warmup: decay for m in milestones},
+    )
+  elif kind == 'cosine':
+    after = optax.cosine_decay_schedule(learning_rate, max(1, total - warmup))
+  else:
+    raise UserError(
+      f'unknown schedule {kind!r}; choose one of {", ".join(SCHEDULES)}'
+    )
+  if not warmup:
+    return after
+  rise = optax.linear_schedule(0.0, learning_rate, warmup)
+  return optax.join_schedules([rise, after], [warmup])
+
+
+def labels(params: dict[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:
+  """'learns' or 'frozen' for every parameter, by its top-level part.
+
+  Raises:
+    UserError: a frozen part that the network does not have.
+  """
+  for part in frozen:
+    if part not in params:
+      raise UserError(
+        f'cannot freeze {part!r}: the network has the parts '
+        f'{", ".join(sorted(params))}'
+      )
+
+  def label(part):
+    return FROZEN if part in frozen else LEARNS
+
+  return {
+    part: jax.tree.map(lambda _, part=part: label(part), tree)
+    for part, tree in params.items()
+  }
+
+
+def sgd(
+  learning_rate: optax.Schedule,
+  momentum: float,
+  weight_decay: float,
+  frozen: tuple[str, ...] = (),
+) -> optax.GradientTransformation:
+  """SGD with momentum; weight decay is added to the gradient, as in PyTorch.
+
+  Frozen parts get no update and take no optimiser state.
+  """
+  learns = optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.sgd(learning_rate, momentum=momentum),
+  )
+  return optax.multi_transform(
+    {LEARNS: learns, FROZEN: optax.set_to_zero()},
+    lambda params: labels(params, frozen),
+  )

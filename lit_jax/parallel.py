@@ -1,0 +1,80 @@
+"""The programs over all devices of this machine, with `jax.pmap`.
+
+The state stays an ordinary replicated array, without a leading device axis; a
+batch is cut along its examples.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from lit_jax.data.feed import Superbatch
+from lit_jax.errors import UserError
+
+AXIS = 'data'
+
+
+def check_batch(batch_size: int) -> None:
+  """Raises UserError unless every device gets the same number of examples."""
+  count = jax.local_device_count()
+  if batch_size < 1 or batch_size % count:
+    raise UserError(
+      f'batch size {batch_size} is not divisible by the {count} devices; take '
+      f'{max(count, batch_size // count * count)} or another multiple of '
+      f'{count}'
+    )
+
+
+def map_train(program: Callable[..., Any]) -> Callable[..., Any]:
+  """A train program over the devices; donates its state.
+
+  Takes superbatches as `shard_superbatch` cuts them.
+  """
+  axes = (None, None, Superbatch(0, 0, None), None, None)
+  return jax.pmap(
+    program,
+    axis_name=AXIS,
+    in_axes=axes,  # pyright: ignore[reportArgumentType]
+    out_axes=None,
+    donate_argnums=0,
+  )
+
+
+def map_evaluation(
+  program: Callable[..., Any], batch_arguments: int, arguments: int
+) -> Callable[..., Any]:
+  """An evaluation program whose last arguments are cut along their examples."""
+  axes = (None,) * (arguments - batch_arguments) + (0,) * batch_arguments
+  return jax.pmap(program, axis_name=AXIS, in_axes=axes, out_axes=None)
+
+
+def replicate(tree: Any) -> Any:
+  """The same values on every device, laid out as the programs return them.
+
+  A program compiles once for such arrays, and again for any other layout.
+  """
+  mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS,))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.device_put(tree, sharding)
+
+
+def shard_superbatch(superbatch: Superbatch) -> Superbatch:
+  """[C, batch, …] → [devices, C, batch / devices, …]; `count` as it is."""
+  count = jax.local_device_count()
+
+  def cut(x):
+    steps, batch = x.shape[:2]
+    parts = x.reshape((steps, count, batch // count, *x.shape[2:]))
+    return parts.swapaxes(0, 1)
+
+  return superbatch._replace(
+    images=cut(superbatch.images), labels=cut(superbatch.labels)
+  )
+
+
+def shard(x: np.ndarray) -> np.ndarray:
+  """[batch, …] → [devices, batch / devices, …]."""
+  count = jax.local_device_count()
+  return x.reshape((count, -1, *x.shape[1:]))

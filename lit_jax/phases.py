@@ -1,0 +1,272 @@
+"""Phases, and the methods that are made of them: teacher → LIT → fine-tune."""
+
+import dataclasses
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+
+from lit_jax import evaluation, loop, optim, parallel, state, steps
+from lit_jax.blocks import BlockNet
+from lit_jax.data.augment import Preprocess
+from lit_jax.data.feed import Feed
+from lit_jax.data.sources import Dataset
+from lit_jax.errors import UserError
+from lit_jax.interrupt import Interrupted, StopRequest
+from lit_jax.objectives import Objective, check
+from lit_jax.precision import policy
+
+Variables = dict[str, Any]
+SELECTIONS = ('last', 'best')
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """One stretch of training, with an optimiser and a schedule of its own.
+
+  Parameters and batch statistics carry over from the phase before it.
+
+  Attributes:
+    name: also of the folder of its checkpoints.
+    objective: what is learned from.
+    epochs: how long.
+    learning_rate: the highest.
+    schedule: 'steps' or 'cosine'.
+    milestones: epochs at which 'steps' decays.
+    decay: factor at each milestone.
+    warmup_epochs: length of the linear rise before.
+    copy: parts taken from the teacher before the phase begins.
+    frozen: parts that do not learn and run in evaluation mode.
+  """
+
+  name: str
+  objective: Objective
+  epochs: int
+  learning_rate: float
+  schedule: str = 'steps'
+  milestones: tuple[int, ...] = ()
+  decay: float = 0.1
+  warmup_epochs: float = 0.0
+  copy: tuple[str, ...] = ()
+  frozen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A way to train a network: a name and its phases, in order."""
+
+  name: str
+  phases: tuple[Phase, ...]
+
+  @property
+  def epochs(self) -> int:
+    return sum(phase.epochs for phase in self.phases)
+
+  @property
+  def needs_teacher(self) -> bool:
+    return any(
+      phase.objective.needs_teacher or phase.copy for phase in self.phases
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What all phases of a run share.
+
+  Attributes:
+    batch_size: examples a step, over all devices.
+    seed: of initialisation, data order and augmentation.
+    precision: 'fp32', 'bf16' or 'fp16'.
+    momentum: of SGD.
+    weight_decay: added to the gradient.
+    steps_per_call: how many steps one call of the program makes.
+    select: 'last' (a phase ends with its last epoch's network) or 'best'
+      (with its best epoch's on the validation split, which must exist).
+  """
+
+  batch_size: int
+  seed: int
+  precision: str
+  momentum: float
+  weight_decay: float
+  steps_per_call: int
+  select: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """Where methods run: everything that does not depend on the method.
+
+  Attributes:
+    workdir: folder of the run.
+    dataset: with splits 'train', 'test', and 'validation' where held out.
+    training: shared settings.
+    stop: set when the run is asked to stop.
+  """
+
+  workdir: pathlib.Path
+  dataset: Dataset
+  training: Training
+  stop: StopRequest
+
+  @property
+  def preprocess(self) -> Preprocess:
+    return Preprocess(
+      self.dataset.mean, self.dataset.std, flip=self.dataset.flip
+    )
+
+  @property
+  def held_out(self) -> str:
+    splits = self.dataset.splits
+    return 'validation' if 'validation' in splits else 'test'
+
+
+def check_training(training: Training, dataset: Dataset) -> None:
+  """Raises UserError when a setting is out of range or does not fit."""
+  policy(training.precision)
+  parallel.check_batch(training.batch_size)
+  examples = len(dataset.splits['train'].labels)
+  if training.batch_size > examples:
+    raise UserError(
+      f'batch size {training.batch_size} is larger than the {examples} '
+      'training examples'
+    )
+  if training.steps_per_call < 1:
+    raise UserError(f'steps_per_call is {training.steps_per_call}; at least 1')
+  if training.select not in SELECTIONS:
+    raise UserError(
+      f'unknown select {training.select!r}; choose one of '
+      f'{", ".join(SELECTIONS)}'
+    )
+  if training.select == 'best' and 'validation' not in dataset.splits:
+    raise UserError(
+      'select=best needs a validation split, for the test split is never '
+      'selected on; set validation=True'
+    )
+
+
+def check_method(method: Method, net: BlockNet) -> None:
+  """Raises UserError when a phase's setting is out of range or names no part.
+
+  Everything that would stop a later phase is found before the first begins.
+  """
+  for phase in method.phases:
+    where = f'{method.name}/{phase.name}'
+    try:
+      check(phase.objective).compared(len(net.blocks))
+      optim.schedule(phase.schedule, phase.learning_rate, 1, 1)
+    except UserError as error:
+      raise UserError(f'{where}: {error}') from None
+    if phase.epochs < 1:
+      raise UserError(f'{where}: epochs is {phase.epochs}; at least 1')
+    if not phase.learning_rate > 0:
+      raise UserError(
+        f'{where}: learning rate is {phase.learning_rate}; greater than 0'
+      )
+    for part in (*phase.copy, *phase.frozen):
+      if part not in net.parts:
+        raise UserError(
+          f'{where}: no part {part!r} to copy or freeze; the network has '
+          f'{", ".join(net.parts)}'
+        )
+
+
+def run_method(
+  context: Context,
+  method: Method,
+  net: BlockNet,
+  teacher: BlockNet | None,
+  teacher_variables: Variables | None,
+) -> loop.PhaseResult:
+  """Trains `net` by a method's phases, resuming where checkpoints stand.
+
+  Args:
+    context: workdir, data and settings.
+    method: its phases.
+    net: the network that learns.
+    teacher: None where no phase needs one.
+    teacher_variables: likewise.
+
+  Returns:
+    The last phase's variables, and the seconds of all phases.
+
+  Raises:
+    Interrupted: asked to stop; saved.
+    UserError: parts that cannot be copied, or a loss that is not finite.
+  """
+  training = context.training
+  # A student starts from the same numbers under every method.
+  root = jax.random.key(training.seed)
+  role = 'teacher' if method.name == 'teacher' else 'student'
+  init_key = jax.random.fold_in(root, zlib.crc32(role.encode()))
+  variables = state.init_student(net, init_key)
+  seconds = 0.0
+  for index, phase in enumerate(method.phases):
+    if context.stop.number is not None:
+      raise Interrupted(
+        f'stopped before {method.name}/{phase.name}; run the same command '
+        'again to go on',
+        context.stop.number,
+      )
+    if phase.copy:
+      if teacher_variables is None:
+        raise UserError(f'{method.name}: copying parts needs a teacher')
+      variables = state.copy_parts(teacher_variables, variables, phase.copy)
+    key = jax.random.fold_in(root, index)
+    run = _phase_run(
+      context, method, index, net, teacher, teacher_variables, key
+    )
+    try:
+      result = loop.run(run, context.workdir, variables, context.stop)
+    finally:
+      run.feed.close()
+    variables = result.variables
+    seconds += result.train_seconds
+  return loop.PhaseResult(variables, seconds)
+
+
+def _phase_run(context, method, index, net, teacher, teacher_variables, key):
+  phase, training = method.phases[index], context.training
+  needs_teacher = phase.objective.needs_teacher
+  splits = context.dataset.splits
+  # Other orders in other phases, whatever their number of epochs.
+  feed_seed = zlib.crc32(f'{training.seed}/{index}'.encode())
+  feed = Feed(
+    splits['train'], training.batch_size, training.steps_per_call, feed_seed
+  )
+  rate = optim.schedule(
+    phase.schedule,
+    phase.learning_rate,
+    feed.steps_per_epoch,
+    phase.epochs,
+    phase.milestones,
+    phase.decay,
+    phase.warmup_epochs,
+  )
+  return loop.PhaseRun(
+    method=method.name,
+    name=phase.name,
+    plan=steps.Plan(
+      teacher=teacher if needs_teacher else None,
+      student=net,
+      optimizer=optim.sgd(
+        rate, training.momentum, training.weight_decay, phase.frozen
+      ),
+      objective=phase.objective,
+      frozen=phase.frozen,
+      preprocess=context.preprocess,
+      axis_name=parallel.AXIS,
+    ),
+    policy=policy(training.precision),
+    teacher=teacher_variables if needs_teacher else None,
+    feed=feed,
+    epochs=phase.epochs,
+    schedule=rate,
+    key=key,
+    held_out=context.held_out,
+    evaluate=evaluation.evaluator(
+      net, context.preprocess, splits[context.held_out]
+    ),
+    select_best=training.select == 'best',
+  )

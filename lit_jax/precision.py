@@ -1,0 +1,41 @@
+"""Precision policies: what the networks compute in.
+
+Parameters, batch statistics, losses and the optimiser are float32 under every
+policy. float16 alone needs a loss scale: it doubles after 2,000 good steps and
+halves at a step whose gradients are not finite, which is skipped and counted.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax.training.dynamic_scale import DynamicScale
+
+from lit_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """Attributes: dtype of the computation, and whether the loss is scaled."""
+
+  dtype: Any
+  scales_loss: bool
+
+  def initial_scale(self) -> DynamicScale | None:
+    return DynamicScale() if self.scales_loss else None
+
+
+POLICIES = {
+  'fp32': Policy(jnp.float32, False),
+  'bf16': Policy(jnp.bfloat16, False),
+  'fp16': Policy(jnp.float16, True),
+}
+
+
+def policy(name: str) -> Policy:
+  """The policy of that name; UserError when there is none."""
+  if name not in POLICIES:
+    raise UserError(
+      f'unknown precision {name!r}; choose one of {", ".join(POLICIES)}'
+    )
+  return POLICIES[name]

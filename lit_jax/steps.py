@@ -1,0 +1,281 @@
+"""The train program, many steps in one call, and the evaluation programs.
+
+All are pure functions, to be run plain, jitted or mapped over devices
+(parallel.py). In a call of the train program the frozen teacher runs once, on
+all C batches; a loop of student steps follows:
+
+  1. The student runs from the image, giving its logits and its IRs S_1 … S_k.
+     Block 1 of both kinds of pass has the same input, so S_1(x) is compared
+     from this run.
+  2. Blocks 2 … k run once more on the teacher's IRs, with batch statistics of
+     their own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from lit_jax import losses, objectives
+from lit_jax.blocks import BlockNet
+from lit_jax.data.augment import Preprocess
+from lit_jax.data.feed import Superbatch
+from lit_jax.objectives import Objective
+from lit_jax.state import TrainState
+
+Metrics = dict[str, jax.Array]
+Variables = dict[str, Any]
+
+
+class Plan(NamedTuple):
+  """What a train program is compiled for.
+
+  Attributes:
+    teacher: the teacher's network, None where the objective needs none.
+    student: the network that learns.
+    optimizer: of the student's parameters.
+    objective: its settings; α, β and τ are given again at each call.
+    frozen: parts that do not learn and run in evaluation mode.
+    preprocess: of the images.
+    axis_name: mapped axis over the devices, or None.
+  """
+
+  teacher: BlockNet | None
+  student: BlockNet
+  optimizer: optax.GradientTransformation
+  objective: Objective
+  frozen: tuple[str, ...]
+  preprocess: Preprocess
+  axis_name: str | None = None
+
+
+def train_program(plan: Plan) -> Callable[..., tuple[TrainState, Metrics]]:
+  """The pure program (state, teacher variables, superbatch, objective, key).
+
+  Returns:
+    A function of
+      state: TrainState.
+      teacher: the teacher's variables (not used where it does not run).
+      superbatch: C batches, of which the first `count` are used.
+      objective: as in the plan, up to α, β and τ.
+      key: the phase's random key; step i draws from fold_in(key, i).
+    that returns the state `count` steps on, and metrics: arrays [C] float32
+    whose first `count` values hold, each the mean over its batch.
+  """
+  learning = tuple(p for p in plan.student.parts if p not in plan.frozen)
+  compared = plan.objective.compared(len(plan.student.blocks))
+
+  def program(state, teacher, superbatch: Superbatch, objective, key):
+    images = _augmented(plan, state.step, superbatch.images, key)
+    targets = _teacher_targets(plan, teacher, images)
+
+    def body(i, carry):
+      state, metrics = carry
+      batch = jax.tree.map(
+        lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False),
+        (images, superbatch.labels, targets),
+      )
+      state, values = step(state, batch, objective)
+      metrics = jax.tree.map(lambda m, v: m.at[i].set(v), metrics, values)
+      return state, metrics
+
+    batch = jax.tree.map(lambda x: x[0], (images, superbatch.labels, targets))
+    values = jax.eval_shape(step, state, batch, objective)[1]
+    slots = images.shape[0]
+    metrics = jax.tree.map(lambda v: jnp.zeros((slots, *v.shape)), values)
+    return lax.fori_loop(0, superbatch.count, body, (state, metrics))
+
+  def step(state, batch, objective):
+    loss = _student_loss(plan, learning, compared, state, batch, objective)
+    return _update(plan, state, loss)
+
+  return program
+
+
+def _augmented(plan, first_step, images, key):
+  """Each batch augmented by its own step's key: uint8 [C, n, h, w, c]."""
+  n = images.shape[1]
+  first, total = 0, n
+  if plan.axis_name is not None:
+    first = lax.axis_index(plan.axis_name) * n
+    total = lax.axis_size(plan.axis_name) * n
+
+  def augment(i, batch):
+    step_key = jax.random.fold_in(key, first_step + i)
+    return plan.preprocess.augment(batch, step_key, first, total)
+
+  return jax.vmap(augment)(jnp.arange(images.shape[0]), images)
+
+
+def _teacher_targets(plan, teacher, images):
+  """Logits and IRs of the frozen teacher for all C batches, each [C, n, …]."""
+  if plan.teacher is None:
+    return None
+  rows = images.reshape((-1, *images.shape[2:]))
+  x = plan.preprocess.normalize(rows)
+  logits, irs = plan.teacher.apply(teacher, x)
+  if not plan.objective.needs_irs:
+    irs = ()
+  split = jax.tree.map(
+    lambda t: t.reshape((*images.shape[:2], *t.shape[1:])), (logits, irs)
+  )
+  return lax.stop_gradient(split)
+
+
+def _student_loss(plan, learning, compared, state, batch, objective):
+  """Eq. 1 as a function of the student's parameters."""
+  images, labels, targets = batch
+  settings = plan.objective
+
+  def loss(params):
+    variables = {'params': params, 'batch_stats': state.batch_stats}
+    x = plan.preprocess.normalize(images)
+    (logits, irs), batch_stats = _apply(plan.student, variables, learning, x)
+    hard = losses.cross_entropy(logits, labels).mean()
+    metrics = {'hard': hard}
+    soft = ir = 0.0
+    if settings.needs_soft_labels:
+      soft = losses.distillation(
+        logits, targets[0], objective.temperature
+      ).mean()
+      metrics['soft'] = soft
+    if settings.needs_irs:
+      for i in compared:
+        h, batch_stats = _compared_ir(
+          plan, learning, i, params, state.batch_stats, batch_stats, irs,
+          targets[1],
+        )  # fmt: skip
+        value = losses.IR_LOSSES[settings.ir_loss](h, targets[1][i + 1]).mean()
+        metrics[f'ir/blocks_{i}'] = value
+        ir = ir + value
+    total = objectives.total_loss(
+      objective, objectives.kd_loss(objective, hard, soft), ir
+    )
+    metrics['loss'] = total
+    metrics['accuracy'] = jnp.mean(logits.argmax(-1) == labels)
+    return total, (batch_stats, metrics)
+
+  return loss
+
+
+def _compared_ir(
+  plan, learning, i, params, old_stats, new_stats, irs, teacher_irs
+):
+  """The output of block i that is compared, and the statistics to keep."""
+  settings = plan.objective
+  if i == 0 or not settings.teacher_input:
+    return irs[i + 1], new_stats
+  both = settings.running_statistics == 'both'
+  variables = {
+    'params': params,
+    'batch_stats': new_stats if both else old_stats,
+  }
+  h, stats = _apply(
+    plan.student, variables, learning, teacher_irs[i], i, method='block'
+  )
+  return h, stats if both else new_stats
+
+
+def _apply(net, variables, learning, *args, **kwargs):
+  """The network with its learning parts in training mode; new statistics."""
+  result, new = net.apply(
+    variables, *args, train=learning, mutable=['batch_stats'], **kwargs
+  )
+  # A block run alone leaves the other parts' statistics out.
+  statistics = variables['batch_stats'] | new.get('batch_stats', {})
+  return result, statistics
+
+
+def _update(plan, state, loss):
+  """One step of the optimiser; under fp16 none where gradients overflow."""
+  if state.loss_scale is None:
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    (_, (batch_stats, metrics)), grads = gradient(state.params)
+    if plan.axis_name is not None:
+      grads = lax.pmean(grads, plan.axis_name)
+    loss_scale, finite = None, None
+  else:
+    gradient = state.loss_scale.value_and_grad(
+      loss, has_aux=True, axis_name=plan.axis_name
+    )
+    loss_scale, finite, (_, (batch_stats, metrics)), grads = gradient(
+      state.params
+    )
+  if plan.axis_name is not None:
+    metrics = lax.pmean(metrics, plan.axis_name)
+  updates, opt_state = plan.optimizer.update(
+    grads, state.opt_state, state.params
+  )
+  after = state.replace(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+    loss_scale=loss_scale,
+  )
+  if finite is not None:
+    skipped = state.replace(
+      step=state.step + 1, loss_scale=loss_scale, skipped=state.skipped + 1
+    )
+    after = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, skipped)
+    metrics['skipped'] = jnp.float32(1) - finite
+    metrics['loss_scale'] = loss_scale.scale
+  return after, metrics
+
+
+def evaluation_program(
+  net: BlockNet, preprocess: Preprocess, axis_name: str | None = None
+) -> Callable[..., Metrics]:
+  """The pure program (variables, images, labels, valid) → sums.
+
+  Images are uint8 [n, h, w, c]; `valid` is float32 [n], 0 for the padding of
+  the last batch. Returns the sums of loss, correct predictions and examples.
+  """
+
+  def program(variables, images, labels, valid):
+    logits, _ = net.apply(variables, preprocess.normalize(images))
+    sums = {
+      'loss': (losses.cross_entropy(logits, labels) * valid).sum(),
+      'correct': ((logits.argmax(-1) == labels) * valid).sum(),
+      'examples': valid.sum(),
+    }
+    return sums if axis_name is None else lax.psum(sums, axis_name)
+
+  return program
+
+
+def ir_error_program(
+  teacher: BlockNet,
+  student: BlockNet,
+  preprocess: Preprocess,
+  axis_name: str | None = None,
+) -> Callable[..., Metrics]:
+  """The pure program (teacher's, student's variables, images, valid) → sums.
+
+  Returns by block, each [k] float32: sums over the valid examples of the
+  student's squared error against the teacher's IR ('teacher_input': the block
+  fed with the teacher's previous IR; 'own_input': with the student's own), of
+  the teacher's IR and of its square, each a mean over the elements of an
+  example; and 'examples', their number.
+  """
+
+  def program(teacher_variables, student_variables, images, valid):
+    x = preprocess.normalize(images)
+    _, targets = teacher.apply(teacher_variables, x)
+    _, own = student.apply(student_variables, x)
+    rows = {'teacher_input': [], 'own_input': [], 'sum': [], 'square': []}
+    for i in range(len(student.blocks)):
+      target = targets[i + 1].astype(jnp.float32)
+      fed = student.apply(student_variables, targets[i], i, method='block')
+      rows['teacher_input'].append(losses.l2(fed, target))
+      rows['own_input'].append(losses.l2(own[i + 1], target))
+      rows['sum'].append(target.mean((1, 2, 3)))
+      rows['square'].append(jnp.square(target).mean((1, 2, 3)))
+    sums = {name: jnp.stack(v) @ valid for name, v in rows.items()}
+    sums['examples'] = valid.sum()
+    return sums if axis_name is None else lax.psum(sums, axis_name)
+
+  return program

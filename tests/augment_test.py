@@ -1,0 +1,124 @@
+"""Augmentation on images whose pixels say where they come from."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lit_jax.data.augment import Preprocess
+
+SIZE, PAD, COUNT = 8, 4, 200
+KEY = jax.random.key(5)
+
+
+def preprocess(crop, flip):
+  return Preprocess((0.5,) * 3, (0.25,) * 3, crop, flip)
+
+
+@pytest.fixture(scope='module')
+def images():
+  """Row, column and example, each counted from 1: 0 is padding alone."""
+  n, row, column = np.indices((COUNT, SIZE, SIZE), np.uint8)
+  return np.stack([row, column, n], -1) + np.uint8(1)
+
+
+@pytest.fixture(scope='module')
+def augmented(images):
+  return {
+    (crop, flip): np.asarray(preprocess(crop, flip).augment(images, KEY))
+    for crop in (True, False)
+    for flip in (True, False)
+  }
+
+
+def corner(image):
+  """Which of the 81 windows it is, from where its first pixel came from."""
+  row, column = np.argwhere(image[..., 2])[0]
+  source_row, source_column = image[row, column, :2].astype(int) - 1
+  return int(PAD + source_row - row), int(PAD + source_column - column)
+
+
+def window(image, row, column):
+  padded = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)))
+  return padded[row : row + SIZE, column : column + SIZE]
+
+
+def test_crops_are_windows_of_the_padded_image(images, augmented):
+  found = augmented[True, False]
+  assert found.dtype == np.uint8
+  corners = [corner(image) for image in found]
+  for before, after, (row, column) in zip(images, found, corners, strict=True):
+    np.testing.assert_array_equal(after, window(before, row, column))
+  # 200 draws from 9 x 9: each of the nine shifts is missed with (8/9)**200.
+  assert {row for row, _ in corners} == set(range(9))
+  assert {column for _, column in corners} == set(range(9))
+  # Rows and columns are drawn apart: about 74 of the 81 windows are seen.
+  assert len(set(corners)) > 55
+
+
+def test_flips_mirror_left_and_right(images, augmented):
+  found = augmented[False, True]
+  mirrored = (found == images[:, :, ::-1]).all((1, 2, 3))
+  as_they_were = (found == images).all((1, 2, 3))
+  assert (mirrored ^ as_they_were).all()
+  # Half of 200, give or take four deviations of 7.
+  assert 72 <= mirrored.sum() <= 128
+
+
+def test_both_draw_the_same_as_each_alone(images, augmented):
+  cropped, both = augmented[True, False], augmented[True, True]
+  flipped = augmented[False, True]
+  mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
+  np.testing.assert_array_equal(
+    both,
+    np.where(mirrored[:, None, None, None], cropped[:, :, ::-1], cropped),
+  )
+
+
+def test_examples_keep_their_places(augmented):
+  # A window has at least 4 x 4 pixels of its image.
+  for found in augmented.values():
+    np.testing.assert_array_equal(
+      found[..., 2].max((1, 2)), np.arange(1, COUNT + 1)
+    )
+
+
+def test_off_is_identity(images, augmented):
+  np.testing.assert_array_equal(augmented[False, False], images)
+
+
+def test_the_key_decides(images, augmented):
+  again = preprocess(True, True).augment(images, KEY)
+  np.testing.assert_array_equal(again, augmented[True, True])
+  other = preprocess(True, True).augment(images, jax.random.key(6))
+  assert (np.asarray(other) != augmented[True, True]).any()
+
+
+@pytest.mark.parametrize('parts', [2, 5])
+def test_parts_of_a_batch_equal_the_whole(images, augmented, parts):
+  # As many devices draw: each for its own part of the batch.
+  size = COUNT // parts
+  found = [
+    preprocess(True, True).augment(images[i : i + size], KEY, i, COUNT)
+    for i in range(0, COUNT, size)
+  ]
+  np.testing.assert_array_equal(np.concatenate(found), augmented[True, True])
+
+
+def test_normalize_by_hand():
+  p = Preprocess((0.5, 0.0, 0.2), (0.25, 0.5, 0.1))
+  pixels = np.array([[0, 0, 0], [255, 255, 51]], np.uint8).reshape(1, 2, 1, 3)
+  # (0 - 0.5) / 0.25 = -2, 0, (0 - 0.2) / 0.1 = -2; (1 - 0.5) / 0.25 = 2,
+  # 1 / 0.5 = 2, and 51 is 0.2 of 255: 0.
+  wanted = jnp.array([[-2.0, 0, -2], [2, 2, 0]]).reshape(1, 2, 1, 3)
+  found = p.normalize(jnp.asarray(pixels))
+  assert found.dtype == jnp.float32
+  chex.assert_trees_all_close(found, wanted, atol=1e-6)
+
+
+def test_normalize_of_one_channel():
+  p = Preprocess((0.2,), (0.5,))
+  found = p.normalize(jnp.full((2, 4, 4, 1), 102, jnp.uint8))
+  # 102 is 0.4 of 255: (0.4 - 0.2) / 0.5.
+  chex.assert_trees_all_close(found, jnp.full((2, 4, 4, 1), 0.4), rtol=1e-5)

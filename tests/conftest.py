@@ -1,0 +1,119 @@
+"""Strict JAX for every test, and a small pair of networks to test with."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from lit_jax import blocks
+from lit_jax.data.augment import Preprocess
+from lit_jax.data.feed import Superbatch
+from lit_jax.layers import BatchNorm, Conv
+from lit_jax.models.resnet import Head
+
+# Before the first computation, for the backend then starts with them.
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_num_cpu_devices', 2)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Every other warning fails the test that raises it. Each entry says why it
+# may be passed over; none is needed at present.
+ALLOWED_WARNINGS: tuple[str, ...] = ()
+
+CLASSES = 5
+SHAPE = (8, 8, 3)
+
+
+def pytest_configure(config):
+  for line in ('error', *ALLOWED_WARNINGS):
+    config.addinivalue_line('filterwarnings', line)
+
+
+class Layers(nn.Module):
+  """Layers of convolution, batch norm and ReLU, the first one strided."""
+
+  features: int
+  stride: int = 1
+  count: int = 1
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    for i in range(self.count):
+      step = self.stride if i == 0 else 1
+      x = Conv(self.features, (3, 3), (step, step), dtype=self.dtype)(x)
+      x = nn.relu(BatchNorm(self.axis_name, self.dtype)(x, train))
+    return x
+
+
+def _net(depth, axis_name=None, dtype=jnp.float32):
+  layers = functools.partial(Layers, axis_name=axis_name, dtype=dtype)
+  return blocks.BlockNet(
+    layers(4),
+    tuple(layers(w, s, depth) for w, s in ((4, 1), (6, 2), (8, 2))),
+    Head(CLASSES, dtype),
+    SHAPE,
+  )
+
+
+def _variables(net, seed):
+  """Variables as after some training: nothing is all 0 or all 1.
+
+  Drawn here and not by `blocks.init`, which takes seconds to compile.
+  """
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    name = path[-1].key
+    if name == 'kernel':
+      # Inputs of unit size give outputs of about unit size.
+      values = (
+        rng.normal(size=leaf.shape) * (2 / leaf.size * leaf.shape[-1]) ** 0.5
+      )
+    else:
+      middle = 1.0 if name in ('scale', 'var') else 0.0
+      values = middle + rng.uniform(-0.3, 0.3, leaf.shape)
+    return jnp.asarray(values, leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, blocks.shapes(net))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+  """Three-block networks on 8x8x3 images; the teacher is twice as deep."""
+
+  teacher: blocks.BlockNet
+  student: blocks.BlockNet
+  teacher_variables: dict[str, Any]
+  student_variables: dict[str, Any]
+  preprocess: Preprocess
+
+  def networks(self, axis_name=None, dtype=jnp.float32):
+    """Teacher and student of the same variables, made otherwise."""
+    return _net(2, axis_name, dtype), _net(1, axis_name, dtype)
+
+  def superbatch(self, steps, batch, count=None, seed=0):
+    rng = np.random.default_rng(seed)
+    return Superbatch(
+      rng.integers(0, 256, (steps, batch, *SHAPE), np.uint8),
+      rng.integers(0, CLASSES, (steps, batch), np.int32),
+      np.int32(steps if count is None else count),
+    )
+
+
+@pytest.fixture(scope='session')
+def tiny():
+  teacher, student = _net(2), _net(1)
+  return Tiny(
+    teacher,
+    student,
+    _variables(teacher, 0),
+    _variables(student, 10),
+    Preprocess((0.5, 0.4, 0.3), (0.25, 0.2, 0.3)),
+  )
