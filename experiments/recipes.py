@@ -15,7 +15,11 @@ from lit_jax.errors import UserError
 _NOT_IN_CONFIG = ('data_dir',)
 
 
-def compression(config: ConfigDict) -> compress.Run:
+# A ConfigDict, whose attributes are its keys; types know nothing of them.
+Config = Any
+
+
+def compression(config: Config) -> compress.Run:
   """A whole run from its configuration.
 
   Raises:
@@ -52,7 +56,7 @@ def compression(config: ConfigDict) -> compress.Run:
   )
 
 
-def _as_json(config: ConfigDict) -> dict[str, Any]:
+def _as_json(config: Config) -> dict[str, Any]:
   values = json.loads(config.to_json_best_effort())
   return {k: v for k, v in values.items() if k not in _NOT_IN_CONFIG}
 
@@ -76,9 +80,7 @@ def _method(config, name):
 
 
 def _phase(config, name):
-  sheet = config.get(name)
-  if not isinstance(sheet, ConfigDict) or 'learning_rate' not in sheet:
-    raise UserError(f'methods name a phase {name!r} that the config has not')
+  sheet = _sheet(config, name)
   scale = config.epochs_scale
   if not (scale > 0 and math.isfinite(scale)):
     raise UserError(f'epochs_scale is {scale}; it must be greater than 0')
@@ -102,6 +104,13 @@ def _phase(config, name):
     copy=_parts(sheet.copy),
     frozen=_parts(sheet.frozen),
   )
+
+
+def _sheet(config: Config, name: str) -> Config:
+  sheet = config.get(name)
+  if not isinstance(sheet, ConfigDict) or 'learning_rate' not in sheet:
+    raise UserError(f'methods name a phase {name!r} that the config has not')
+  return sheet
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ the run, and, where accuracies are given, the one with the highest.
 import pathlib
 import shutil
 import sys
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,7 +29,9 @@ class Checkpoints:
       folder: of this phase alone.
       keep_best: keep the checkpoint with the highest accuracy, too.
     """
-    policies = [checkpoint_managers.LatestN(_KEPT)]
+    policies: list[checkpoint_managers.PreservationPolicy] = [
+      checkpoint_managers.LatestN(_KEPT)
+    ]
     if keep_best:
       policies.append(
         checkpoint_managers.BestN(
@@ -95,6 +98,6 @@ class Checkpoints:
   def close(self) -> None:
     self._manager.close()
 
-  def _read(self, step, template):
+  def _read(self, step: int, template: TrainState) -> Any:
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
     return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore[reportCallIssue]

@@ -161,7 +161,8 @@ def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     old = json.loads(path.read_text()) if path.exists() else None
   except OSError as error:
     raise UserError(
-      f'cannot use workdir {workdir}: {error.strerror}; choose another --workdir'
+      f'cannot use workdir {workdir}: {error.strerror}; choose another '
+      '--workdir'
     ) from None
   except ValueError:
     raise UserError(

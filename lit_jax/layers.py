@@ -218,6 +218,12 @@ def _affine(x, slope, offset):
   return x * jnp.expand_dims(slope, axes) + jnp.expand_dims(offset, axes)
 
 
+def _running(old, batch):
+  """The running statistic after a batch's."""
+  batch = lax.stop_gradient(batch)
+  return _STATISTICS_MOMENTUM * old + (1 - _STATISTICS_MOMENTUM) * batch
+
+
 class BatchNorm(nn.Module):
   """`flax.linen.BatchNorm`, momentum 0.9, epsilon 1e-5, over all but channels.
 
@@ -240,10 +246,8 @@ class BatchNorm(nn.Module):
     if train:
       y, batch_mean, batch_var = batch_norm(x, scale, bias, self.axis_name)
       if not self.is_initializing():
-        for running, batch in ((mean, batch_mean), (var, batch_var)):
-          running.value = _STATISTICS_MOMENTUM * running.value + (
-            1 - _STATISTICS_MOMENTUM
-          ) * lax.stop_gradient(batch)
+        mean.value = _running(mean.value, batch_mean)
+        var.value = _running(var.value, batch_var)
       return y.astype(self.dtype)
     slope = scale * lax.rsqrt(var.value + _EPSILON)
     y = _affine(x.astype(jnp.float32), slope, bias - mean.value * slope)

@@ -32,7 +32,7 @@ def map_train(program: Callable[..., Any]) -> Callable[..., Any]:
 
   Takes superbatches as `shard_superbatch` cuts them.
   """
-  axes = (None, None, Superbatch(0, 0, None), None, None)
+  axes = (None, None, Superbatch._make((0, 0, None)), None, None)
   return jax.pmap(
     program,
     axis_name=AXIS,

@@ -116,7 +116,7 @@ def _teacher_targets(plan, teacher, images):
     return None
   rows = images.reshape((-1, *images.shape[2:]))
   x = plan.preprocess.normalize(rows)
-  logits, irs = plan.teacher.apply(teacher, x)
+  logits, irs = _infer(plan.teacher, teacher, x)
   if not plan.objective.needs_irs:
     irs = ()
   split = jax.tree.map(
@@ -189,6 +189,11 @@ def _apply(net, variables, learning, *args, **kwargs):
   return result, statistics
 
 
+def _infer(net, variables, *args, **kwargs) -> Any:
+  """The network in evaluation mode."""
+  return net.apply(variables, *args, **kwargs)
+
+
 def _update(plan, state, loss):
   """One step of the optimiser; under fp16 none where gradients overflow."""
   if state.loss_scale is None:
@@ -216,7 +221,7 @@ def _update(plan, state, loss):
     opt_state=opt_state,
     loss_scale=loss_scale,
   )
-  if finite is not None:
+  if loss_scale is not None:
     skipped = state.replace(
       step=state.step + 1, loss_scale=loss_scale, skipped=state.skipped + 1
     )
@@ -236,7 +241,7 @@ def evaluation_program(
   """
 
   def program(variables, images, labels, valid):
-    logits, _ = net.apply(variables, preprocess.normalize(images))
+    logits, _ = _infer(net, variables, preprocess.normalize(images))
     sums = {
       'loss': (losses.cross_entropy(logits, labels) * valid).sum(),
       'correct': ((logits.argmax(-1) == labels) * valid).sum(),
@@ -264,12 +269,12 @@ def ir_error_program(
 
   def program(teacher_variables, student_variables, images, valid):
     x = preprocess.normalize(images)
-    _, targets = teacher.apply(teacher_variables, x)
-    _, own = student.apply(student_variables, x)
+    _, targets = _infer(teacher, teacher_variables, x)
+    _, own = _infer(student, student_variables, x)
     rows = {'teacher_input': [], 'own_input': [], 'sum': [], 'square': []}
     for i in range(len(student.blocks)):
       target = targets[i + 1].astype(jnp.float32)
-      fed = student.apply(student_variables, targets[i], i, method='block')
+      fed = _infer(student, student_variables, targets[i], i, method='block')
       rows['teacher_input'].append(losses.l2(fed, target))
       rows['own_input'].append(losses.l2(own[i + 1], target))
       rows['sum'].append(target.mean((1, 2, 3)))

@@ -72,7 +72,7 @@ class Feed:
     return Superbatch(
       images.reshape(lead + images.shape[1:]),
       labels.reshape(lead),
-      np.int32(count),
+      np.asarray(count, np.int32),
     )
 
   def _order(self, epoch):
