@@ -244,7 +244,8 @@ class BatchNorm(nn.Module):
     mean = self.variable('batch_stats', 'mean', jnp.zeros, features)
     var = self.variable('batch_stats', 'var', jnp.ones, features)
     if train:
-      y, batch_mean, batch_var = batch_norm(x, scale, bias, self.axis_name)
+      outputs: Any = batch_norm(x, scale, bias, self.axis_name)
+      y, batch_mean, batch_var = outputs
       if not self.is_initializing():
         mean.value = _running(mean.value, batch_mean)
         var.value = _running(var.value, batch_var)

@@ -201,7 +201,7 @@ def _update(plan, state, loss):
     (_, (batch_stats, metrics)), grads = gradient(state.params)
     if plan.axis_name is not None:
       grads = lax.pmean(grads, plan.axis_name)
-    loss_scale, finite = None, None
+    loss_scale, finite = None, jnp.bool_(True)
   else:
     gradient = state.loss_scale.value_and_grad(
       loss, has_aux=True, axis_name=plan.axis_name
