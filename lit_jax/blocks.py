@@ -8,6 +8,7 @@ stem, T_i after the i-th block. A teacher and a student fit together when
 their IRs have equal shapes at every cut.
 """
 
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -78,9 +79,13 @@ class BlockNet(nn.Module):
 
 def init(net: BlockNet, key: jax.Array) -> dict[str, Any]:
   """Fresh variables: {'params': …, 'batch_stats': …}, float32."""
-  x = jnp.zeros((1, *net.input_shape))
-  variables = dict(jax.jit(net.init)(key, x))
-  return {'batch_stats': {}} | variables
+  return {'batch_stats': {}} | dict(_init(net, key))
+
+
+# Compiled once a network: drawing many kernels takes seconds to compile.
+@functools.partial(jax.jit, static_argnums=0)
+def _init(net, key):
+  return net.init(key, jnp.zeros((1, *net.input_shape)))
 
 
 def shapes(net: BlockNet) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
   waiting: list[_Waiting] = []
   step = int(current.step)
   started = saved = time.monotonic()
-  with _progress_bar(phase, step) as bar:
+  with _ProgressBar(phase, step) as bar:
     while step < phase.total_steps:
       superbatch = phase.feed.superbatch(step)
       current, metrics = program(
@@ -147,14 +147,15 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
         or stop.number is not None
         or time.monotonic() - saved > _SAVE_SECONDS
       )
-      if sum(w.count for w in waiting[:-1]) >= _LOG_STEPS or must_save:
-        # All but the newest call, so that the device is never idle; all of
-        # them before a checkpoint, which must hold finite numbers only.
-        ready = waiting if must_save else waiting[:-1]
-        _report(phase, folder, ready, log, bar)
-        waiting = waiting[len(ready) :]
+      # All but the newest call, so that the device is never idle; all of
+      # them before a checkpoint, which must hold finite numbers only.
+      ready = waiting if must_save else waiting[:-1]
+      if must_save or sum(call.count for call in ready) >= _LOG_STEPS:
+        columns = _read(ready)
         seconds += time.monotonic() - started
         started = time.monotonic()
+        _report(phase, folder, ready, columns, seconds, log, bar)
+        waiting = waiting[len(ready) :]
       if must_save:
         accuracy = None
         if ends_epoch:
@@ -171,20 +172,23 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
   return current, seconds
 
 
-def _report(phase, folder, ready, log, bar):
-  """Reads metrics back, checks them, and writes their mean as one record."""
-  if not ready:
-    return
+def _read(ready):
+  """The metrics of these calls, one after another; waits for the device."""
   values: dict[str, list[np.ndarray]] = {}
   for call in ready:
     for name, array in jax.device_get(call.metrics).items():
       values.setdefault(name, []).append(array[: call.count])
-  columns = {name: np.concatenate(parts) for name, parts in values.items()}
+  return {name: np.concatenate(parts) for name, parts in values.items()}
+
+
+def _report(phase, folder, ready, columns, seconds, log, bar):
+  """Checks metrics, and writes their mean as one record."""
   _check_finite(phase, folder, ready[0].first_step, columns)
   step = ready[-1].first_step + ready[-1].count
   means = {name: float(column.mean()) for name, column in columns.items()}
   means['learning_rate'] = float(phase.schedule(step - 1))
-  log.write('train', step, step / phase.feed.steps_per_epoch, means)
+  record = means | {'train_seconds': round(seconds, 3)}
+  log.write('train', step, step / phase.feed.steps_per_epoch, record)
   bar(step, means)
 
 
@@ -214,15 +218,18 @@ def _evaluate(phase, current, step, seconds, log, bar):
       f'the {phase.held_out} loss is {values["loss"]} after epoch {epoch} of '
       f'{phase.method}/{phase.name}; the checkpoint before it is kept'
     )
+  skipped = ''
+  if current.loss_scale is not None:
+    skipped = f'  {int(current.skipped)} steps skipped'
   bar.line(
     f'{phase.method}/{phase.name} epoch {epoch}/{phase.epochs}  '
     f'{phase.held_out} loss {values["loss"]:.4f} accuracy '
-    f'{100 * values["accuracy"]:.2f} %  {seconds:.0f} s'
+    f'{100 * values["accuracy"]:.2f} %  {seconds:.0f} s{skipped}'
   )
   return values['accuracy']
 
 
-class _progress_bar:  # noqa: N801 (used as a function)
+class _ProgressBar:
   """Steps, time left, steps/s and losses in a terminal; lines elsewhere."""
 
   def __init__(self, phase: PhaseRun, step: int):

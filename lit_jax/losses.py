@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -56,7 +57,9 @@ def l2(ir: jax.Array, target: jax.Array) -> jax.Array:
 
 def l1(ir: jax.Array, target: jax.Array) -> jax.Array:
   """Absolute error, mean over an example's elements: [n, …] → [n] float32."""
-  return _mean(jnp.abs(_difference(ir, target)))
+  difference = _difference(ir, target)
+  # No gradient where the two are equal; that of jnp.abs is 1 there.
+  return _mean(difference * lax.stop_gradient(jnp.sign(difference)))
 
 
 def smooth_l1(ir: jax.Array, target: jax.Array) -> jax.Array:

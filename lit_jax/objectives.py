@@ -9,6 +9,7 @@ LIT paper, with β = beta, α = alpha, τ = temperature:
 
 import dataclasses
 import functools
+import math
 
 import jax
 
@@ -92,9 +93,13 @@ def check(objective: Objective) -> Objective:
     value = getattr(objective, name)
     if not 0 <= value <= 1:
       raise UserError(f'{name} is {value}; it must lie in [0, 1]')
-  if not objective.temperature > 0:
+  if not 0 < objective.temperature < math.inf:
     raise UserError(
       f'temperature is {objective.temperature}; it must be greater than 0'
+    )
+  if objective.blocks and len(set(objective.blocks)) < len(objective.blocks):
+    raise UserError(
+      f'blocks are {objective.blocks}; each can be compared only once'
     )
   _check_choice('ir_loss', objective.ir_loss, tuple(losses.IR_LOSSES))
   _check_choice(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from lit_jax import evaluation, loop, optim, parallel, state, steps
-from lit_jax.blocks import BlockNet
+from lit_jax.blocks import BlockNet, init
 from lit_jax.data.augment import Preprocess
 from lit_jax.data.feed import Feed
 from lit_jax.data.sources import Dataset
@@ -200,7 +200,7 @@ def run_method(
   root = jax.random.key(training.seed)
   role = 'teacher' if method.name == 'teacher' else 'student'
   init_key = jax.random.fold_in(root, zlib.crc32(role.encode()))
-  variables = state.init_student(net, init_key)
+  variables = init(net, init_key)
   seconds = 0.0
   for index, phase in enumerate(method.phases):
     if context.stop.number is not None:
@@ -211,7 +211,7 @@ def run_method(
       )
     if phase.copy:
       if teacher_variables is None:
-        raise UserError(f'{method.name}: copying parts needs a teacher')
+        raise UserError(f'{method.name}/{phase.name} copies, without a teacher')
       variables = state.copy_parts(teacher_variables, variables, phase.copy)
     key = jax.random.fold_in(root, index)
     run = _phase_run(

@@ -1,4 +1,4 @@
-"""The state of a training run, and how a student's begins."""
+"""The state of a phase, and how it begins."""
 
 from typing import Any
 
@@ -8,7 +8,6 @@ import optax
 from flax import struct
 from flax.training.dynamic_scale import DynamicScale
 
-from lit_jax.blocks import BlockNet, init
 from lit_jax.errors import UserError
 from lit_jax.precision import Policy
 
@@ -58,29 +57,14 @@ def begin_phase(
   )
 
 
-def init_student(
-  student: BlockNet,
-  key: jax.Array,
-  teacher_variables: dict[str, Any] | None = None,
-  copy: tuple[str, ...] = (),
+def copy_parts(
+  source: dict[str, Any], target: dict[str, Any], parts: tuple[str, ...]
 ) -> dict[str, Any]:
-  """Fresh variables, with the parts named in `copy` taken from the teacher.
+  """`target` with the named parts of `source`, parameters and statistics.
 
   Raises:
     UserError: a part that one of the two does not have, or of another shape.
   """
-  variables = init(student, key)
-  if not copy:
-    return variables
-  if teacher_variables is None:
-    raise UserError(f'copying {", ".join(copy)} needs a teacher')
-  return copy_parts(teacher_variables, variables, copy)
-
-
-def copy_parts(
-  source: dict[str, Any], target: dict[str, Any], parts: tuple[str, ...]
-) -> dict[str, Any]:
-  """`target` with the named parts of `source`, parameters and statistics."""
   result = {name: dict(tree) for name, tree in target.items()}
   for part in parts:
     if part not in source['params'] or part not in target['params']:

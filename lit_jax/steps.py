@@ -60,7 +60,8 @@ def train_program(plan: Plan) -> Callable[..., tuple[TrainState, Metrics]]:
       state: TrainState.
       teacher: the teacher's variables (not used where it does not run).
       superbatch: C batches, of which the first `count` are used.
-      objective: as in the plan, up to α, β and τ.
+      objective: as in the plan, up to α, β and τ; a term that has no weight
+        in the plan is not computed, and stays out.
       key: the phase's random key; step i draws from fold_in(key, i).
     that returns the state `count` steps on, and metrics: arrays [C] float32
     whose first `count` values hold, each the mean over its batch.
@@ -277,8 +278,9 @@ def ir_error_program(
       fed = _infer(student, student_variables, targets[i], i, method='block')
       rows['teacher_input'].append(losses.l2(fed, target))
       rows['own_input'].append(losses.l2(own[i + 1], target))
-      rows['sum'].append(target.mean((1, 2, 3)))
-      rows['square'].append(jnp.square(target).mean((1, 2, 3)))
+      axes = tuple(range(1, target.ndim))
+      rows['sum'].append(target.mean(axes))
+      rows['square'].append(jnp.square(target).mean(axes))
     sums = {name: jnp.stack(v) @ valid for name, v in rows.items()}
     sums['examples'] = valid.sum()
     return sums if axis_name is None else lax.psum(sums, axis_name)

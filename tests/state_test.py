@@ -66,12 +66,10 @@ def short(tiny):
   return blocks.BlockNet(net.stem, (), net.head, shape)
 
 
-def test_init_student(tiny, short):
-  key = jax.random.key(3)
-  fresh = blocks.init(short, key)
-  chex.assert_trees_all_equal(state.init_student(short, key), fresh)
+def test_copy_parts_into_a_fresh_network(tiny, short):
+  fresh = blocks.init(short, jax.random.key(3))
   teacher = tiny.teacher_variables
-  copied = state.init_student(short, key, teacher, ('stem',))
+  copied = state.copy_parts(teacher, fresh, ('stem',))
   chex.assert_trees_all_equal(
     copied,
     {
@@ -79,11 +77,6 @@ def test_init_student(tiny, short):
       'batch_stats': {'stem': teacher['batch_stats']['stem']},
     },
   )
-
-
-def test_init_student_needs_a_teacher_to_copy_from(short):
-  with pytest.raises(UserError, match='stem, head needs a teacher'):
-    state.init_student(short, jax.random.key(3), copy=SAME)
 
 
 @pytest.mark.parametrize('name', ['fp32', 'bf16', 'fp16'])
