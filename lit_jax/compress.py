@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lit_jax import (
   evaluation,
@@ -125,6 +126,7 @@ def needs_teacher(job: Run) -> bool:
 
 def _check(job: Run) -> tuple[BlockNet, BlockNet]:
   """Everything that can be found wrong before training; the two networks."""
+  _check_dataset(job.dataset, tuple(job.student['input_shape']))
   phases.check_training(job.training, job.dataset)
   dtype = policy(job.training.precision).dtype
   teacher, student = (
@@ -144,6 +146,27 @@ def _check(job: Run) -> tuple[BlockNet, BlockNet]:
     else:
       phases.check_method(job.teacher_method, teacher)
   return teacher, student
+
+
+def _check_dataset(dataset: Dataset, shape: tuple[int, ...]) -> None:
+  """Catches a data set of the user's own that the networks cannot take."""
+  for name, (images, labels) in dataset.splits.items():
+    where = f'{dataset.name}, split {name}'
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+      raise UserError(
+        f'{where}: images are {images.dtype} {images.shape}; the networks take '
+        f'uint8 [n, {", ".join(map(str, shape))}]'
+      )
+    if labels.shape != images.shape[:1] or not len(labels):
+      raise UserError(
+        f'{where}: {len(images)} images and labels of shape {labels.shape}; '
+        'give one label for each of at least one image'
+      )
+    if labels.min() < 0 or labels.max() >= dataset.classes:
+      raise UserError(
+        f'{where}: labels from {labels.min()} to {labels.max()}; they must lie '
+        f'in 0 to {dataset.classes - 1}'
+      )
 
 
 def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:

@@ -262,7 +262,8 @@ class _ProgressBar:
     rate = f'{speed:.1f} steps/s  ' if speed else ''
     parts = '  '.join(
       f'{name} {value:.3f}'
-      for name, value in means.items()
+      # The total first, then its parts by block.
+      for name, value in sorted(means.items(), reverse=True)
       if name == 'loss' or name.startswith('ir/')
     )
     self._bar.update(self._task, completed=step, note=rate + parts)

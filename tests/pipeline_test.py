@@ -1,0 +1,837 @@
+"""Whole runs in this process: teacher, students, stops, damage, results."""
+
+import collections
+import dataclasses
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.training.dynamic_scale import DynamicScale
+from jax.experimental.compilation_cache import compilation_cache
+
+from lit_jax import (
+  blocks,
+  compress,
+  evaluation,
+  loop,
+  models,
+  networks,
+  optim,
+  parallel,
+  phases,
+  precision,
+  state,
+)
+from lit_jax.checkpoint import Checkpoints
+from lit_jax.data import sources
+from lit_jax.data.augment import Preprocess
+from lit_jax.data.feed import Feed
+from lit_jax.errors import UserError
+from lit_jax.interrupt import Interrupted, StopRequest
+from lit_jax.objectives import Objective, scratch
+
+# 100 examples are 6 steps an epoch; calls of 4 steps, so that every epoch ends
+# within a call, after 2 steps.
+BATCH, PER_CALL, PER_EPOCH = 16, 4, 6
+SIGNAL = 15
+
+
+def _split(count, seed):
+  rng = np.random.default_rng(seed)
+  return sources.Split(
+    rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
+    rng.integers(0, 5, count, np.int32),
+  )
+
+
+DATASET = sources.Dataset(
+  'noise',
+  {'train': _split(100, 0), 'test': _split(41, 1)},
+  5,
+  (0.5, 0.4, 0.3),
+  (0.25, 0.2, 0.3),
+  True,
+)
+COMMON = {
+  'family': 'resnet',
+  'depth': 8,
+  'classes': 5,
+  'input_shape': [8, 8, 3],
+}
+# The two differ, so that taking one for the other shows.
+TEACHER = COMMON | {'shortcut': 'conv'}
+STUDENT = COMMON | {'shortcut': 'pad'}
+
+KD = Objective(alpha=0.9, beta=1.0, temperature=3.0)
+LIT = Objective(alpha=0.9, beta=0.5, temperature=3.0)
+
+
+def _phase(name, objective, epochs=1, **settings):
+  return phases.Phase(name, objective, epochs, 0.1, **settings)
+
+
+ENDS = ('stem', 'head')
+LIT_PHASES = (
+  _phase('lit', LIT, 2, copy=ENDS, frozen=ENDS),
+  _phase('finetune', KD, 2, schedule='cosine'),
+)
+METHODS = {
+  'scratch': phases.Method('scratch', (_phase('scratch', scratch()),)),
+  'kd': phases.Method('kd', (_phase('kd', KD),)),
+  'lit': phases.Method('lit', LIT_PHASES),
+}
+
+
+def _job(*methods, teacher='', dataset=DATASET, **training):
+  settings = dict(
+    batch_size=BATCH,
+    seed=3,
+    precision='fp32',
+    momentum=0.9,
+    weight_decay=1e-4,
+    steps_per_call=PER_CALL,
+    select='last',
+  )
+  return compress.Run(
+    dataset=dataset,
+    teacher=TEACHER,
+    student=STUDENT,
+    teacher_checkpoint=str(teacher),
+    teacher_method=phases.Method(
+      'teacher', (_phase('train_teacher', scratch()),)
+    ),
+    methods=tuple(METHODS[m] if isinstance(m, str) else m for m in methods),
+    training=phases.Training(**(settings | training)),
+    config={'name': 'a test', 'list': [1, 2]},
+  )
+
+
+def _scratch(epochs, **settings):
+  return phases.Method(
+    'scratch', (_phase('scratch', scratch(), epochs, **settings),)
+  )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+  """The same programs come again; compiling takes most of the time."""
+  names = {
+    'jax_compilation_cache_dir': str(
+      tmp_path_factory.getbasetemp() / 'programs'
+    ),
+    'jax_persistent_cache_min_compile_time_secs': 0.2,
+  }
+  before = {name: getattr(jax.config, name) for name in names}
+  for name, value in names.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch):
+  monkeypatch.setattr(compress, 'latency_ms', _latency)
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+  """For tests that are not about the page, which takes seconds to draw."""
+  monkeypatch.setattr(compress.report, 'write_html', lambda workdir: None)
+
+
+def _latency(net, variables, batch):
+  del net, variables
+  return batch / 4
+
+
+@dataclasses.dataclass
+class Finished:
+  """A finished run, and every phase that ran: its first and last network."""
+
+  job: compress.Run
+  workdir: pathlib.Path
+  results: dict
+  trained: dict
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('finished')
+  job = _job('scratch', 'kd', 'lit')
+  trained = {}
+  train = loop.run
+
+  def spy(phase, folder, variables, stop):
+    names = phase.method, phase.name
+    assert names not in trained
+    before = jax.device_get(variables)
+    result = train(phase, folder, variables, stop)
+    trained[names] = before, jax.device_get(result.variables)
+    return result
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(compress, 'latency_ms', _latency)
+    patch.setattr(loop, 'run', spy)
+    results = compress.run(job, workdir, StopRequest())
+  return Finished(job, workdir, results, trained)
+
+
+def _assert_same(a, b):
+  """Equal structure and equal bits."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    x, y = np.asarray(x), np.asarray(y)
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+
+def _differ(a, b):
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return any(not np.array_equal(x, y) for x, y in pairs)
+
+
+def _parts(variables, names):
+  return {
+    collection: {part: tree[part] for part in names if part in tree}
+    for collection, tree in variables.items()
+  }
+
+
+def _files(folder):
+  """Every file and its bytes."""
+  return {
+    str(p.relative_to(folder)): p.read_bytes()
+    for p in sorted(folder.rglob('*'))
+    if p.is_file()
+  }
+
+
+def _records(workdir, split=None):
+  """The records, without what a clock wrote."""
+  records = [
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+  for record in records:
+    record.pop('train_seconds', None)
+  return [r for r in records if split in (None, r['split'])]
+
+
+def _rows(results):
+  return [
+    {k: v for k, v in row.items() if k != 'train_seconds'}
+    for row in results['rows']
+  ]
+
+
+def _steps(folder):
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def _logits(net, variables, split):
+  """The plain network on the whole split at once."""
+  x = split.images / np.float32(255)
+  x = (x - np.float32(DATASET.mean)) / np.float32(DATASET.std)
+  return jax.jit(net.apply)(jax.device_get(variables), x)
+
+
+def _plain_evaluation(net, variables, split):
+  logits = np.asarray(_logits(net, variables, split)[0], np.float64)
+  shifted = logits - logits.max(1, keepdims=True)
+  log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+  chosen = log_p[np.arange(len(split.labels)), split.labels]
+  return -chosen.mean(), (logits.argmax(1) == split.labels).mean()
+
+
+# What a run leaves.
+
+
+def test_every_file_is_made(finished):
+  workdir = finished.workdir
+  config = json.loads((workdir / 'config.json').read_text())
+  assert config == finished.job.config
+  for (method, phase), _ in finished.trained.items():
+    epochs = 2 if method == 'lit' else 1
+    wanted = [PER_EPOCH * (i + 1) for i in range(epochs)]
+    assert _steps(workdir / method / phase) == wanted
+    assert list((workdir / 'tensorboard' / method / phase).iterdir())
+  for method in ('teacher', 'scratch', 'kd', 'lit'):
+    spec, facts = networks.describe(workdir / method / 'student')
+    assert spec == (TEACHER if method == 'teacher' else STUDENT)
+    assert facts['dataset'] == 'noise'
+  page = (workdir / 'report.html').read_text()
+  for method in ('teacher', 'scratch', 'kd', 'lit'):
+    assert method in page
+  assert not list(workdir.rglob('*.part'))
+
+
+def test_records_of_every_phase(finished):
+  seen = collections.Counter(
+    (r['method'], r['phase'], r['split']) for r in _records(finished.workdir)
+  )
+  wanted = {
+    (*names, split): 2 if names[0] == 'lit' else 1
+    for names in finished.trained
+    for split in ('train', 'test')
+  }
+  assert seen == wanted
+  for record in _records(finished.workdir, 'train'):
+    ir = {k for k in record if k.startswith('ir/')}
+    in_lit = record['phase'] == 'lit'
+    assert ir == {f'ir/blocks_{i}' for i in range(3) if in_lit}
+    assert math.isfinite(record['loss'])
+
+
+def test_results_have_the_documented_shape(finished):
+  results = finished.results
+  assert json.loads((finished.workdir / 'results.json').read_text()) == results
+  assert results.keys() == {
+    'dataset', 'seed', 'rows', 'device', 'versions', 'command'
+  }  # fmt: skip
+  assert (results['dataset'], results['seed']) == ('noise', 3)
+  assert results['versions']['jax'] == jax.__version__
+  assert results['device'].startswith('2 x cpu')
+  epochs = {'teacher': 1, 'scratch': 1, 'kd': 1, 'lit': 4}
+  assert [row['method'] for row in results['rows']] == list(epochs)
+  for row in results['rows']:
+    student = row['method'] != 'teacher'
+    assert row.keys() == {
+      'method', 'model', 'depth', 'parameters', 'macs', 'accuracy', 'epochs',
+      'train_seconds', 'latency_ms', *(['ir_error'] if student else []),
+    }  # fmt: skip
+    assert (row['model'], row['depth']) == ('resnet-8', 8)
+    assert row['epochs'] == epochs[row['method']]
+    assert row['latency_ms'] == {'1': 0.25, '128': 32.0}
+    assert row['train_seconds'] > 0
+    if student:
+      assert list(row['ir_error']) == [f'blocks_{i}' for i in range(3)]
+      for kinds in row['ir_error'].values():
+        assert kinds.keys() == {'teacher_input', 'own_input'}
+        assert all(math.isfinite(v) and v > 0 for v in kinds.values())
+  # Option B's 1x1 convolutions: the teacher's row is of the teacher.
+  parameters = [row['parameters'] for row in results['rows']]
+  assert parameters[0] > parameters[1] == parameters[2] == parameters[3]
+
+
+@pytest.mark.parametrize(
+  'method, phase',
+  [('teacher', 'train_teacher'), ('kd', 'kd'), ('lit', 'finetune')],
+)
+def test_student_alone_gives_its_accuracy(method, phase, finished):
+  folder = finished.workdir / method / 'student'
+  spec, variables, facts = networks.load(folder)
+  _, accuracy = _plain_evaluation(
+    models.build(spec), variables, DATASET.splits['test']
+  )
+  row = next(r for r in finished.results['rows'] if r['method'] == method)
+  assert facts['row'] == row
+  assert row['accuracy'] == pytest.approx(accuracy, abs=1e-9)
+  last = finished.trained[method, phase][1]
+  _assert_same(jax.device_get(variables), last)
+
+
+def test_the_teacher_is_trained_once(finished):
+  assert list(finished.trained) == [
+    ('teacher', 'train_teacher'),
+    ('scratch', 'scratch'),
+    ('kd', 'kd'),
+    ('lit', 'lit'),
+    ('lit', 'finetune'),
+  ]
+
+
+def test_students_start_from_the_same_network(finished):
+  trained = finished.trained
+  first = trained['scratch', 'scratch'][0]
+  _assert_same(first, trained['kd', 'kd'][0])
+  lit = trained['lit', 'lit'][0]
+  blocks = ('blocks_0', 'blocks_1', 'blocks_2')
+  _assert_same(_parts(first, blocks), _parts(lit, blocks))
+  assert _differ(_parts(first, ENDS), _parts(lit, ENDS))
+
+
+def test_frozen_parts_are_the_teachers_until_fine_tuning(finished):
+  teacher = finished.trained['teacher', 'train_teacher'][1]
+  first, after_lit = finished.trained['lit', 'lit']
+  _assert_same(_parts(teacher, ENDS), _parts(first, ENDS))
+  _assert_same(_parts(teacher, ENDS), _parts(after_lit, ENDS))
+  for block in ('blocks_0', 'blocks_1', 'blocks_2'):
+    for collection in ('params', 'batch_stats'):
+      assert _differ(first[collection][block], after_lit[collection][block])
+  first, last = finished.trained['lit', 'finetune']
+  _assert_same(first, after_lit)
+  for part in ENDS:
+    assert _differ(teacher['params'][part], last['params'][part])
+  assert _differ(teacher['batch_stats']['stem'], last['batch_stats']['stem'])
+
+
+# The same run again.
+
+
+def _no_training(*args, **kwargs):
+  raise AssertionError('trained')
+
+
+@pytest.mark.parametrize('lost', [None, 'results.json'])
+def test_again_changes_nothing(lost, finished, monkeypatch, no_report):
+  if lost:
+    (finished.workdir / lost).unlink()
+  before = _files(finished.workdir)
+  monkeypatch.setattr(loop, 'run', _no_training)
+  monkeypatch.setattr(networks, 'save', _no_training)
+  again = compress.run(finished.job, finished.workdir, StopRequest())
+  assert again['rows'] == finished.results['rows']
+  after = _files(finished.workdir)
+  if lost:
+    assert after.pop(lost)
+  assert after == before
+
+
+# A teacher that is given.
+
+
+def test_a_folder_as_teacher(finished, tmp_path, monkeypatch, no_report):
+  monkeypatch.setattr(loop, 'run', _no_training)
+  folder = finished.workdir / 'teacher' / 'student'
+  results = compress.run(_job(teacher=folder), tmp_path, StopRequest())
+  (row,) = results['rows']
+  trained = finished.results['rows'][0]
+  assert row == trained | {'epochs': 0, 'train_seconds': 0.0}
+  assert not (tmp_path / 'teacher').exists()
+
+
+# Stopping and going on.
+
+
+@dataclasses.dataclass
+class Trace:
+  """Everything the program computed, call by call and step by step."""
+
+  calls: int = 0
+  metrics: dict = dataclasses.field(default_factory=dict)
+
+
+def _traced(patch):
+  seen = Trace()
+  map_train = parallel.map_train
+
+  def mapped(program):
+    call = map_train(program)
+
+    def record(current, teacher, superbatch, objective, key):
+      # As bytes of the key: phases differ in it.
+      phase = np.asarray(jax.random.key_data(key)).tobytes()
+      first, count = int(current.step), int(superbatch.count)
+      current, metrics = call(current, teacher, superbatch, objective, key)
+      host = jax.device_get(metrics)
+      for i in range(count):
+        # A step that is taken again overwrites the first time's.
+        seen.metrics[phase, first + i] = {k: v[i] for k, v in host.items()}
+      seen.calls += 1
+      return current, metrics
+
+    return record
+
+  patch.setattr(parallel, 'map_train', mapped)
+  return seen
+
+
+@pytest.fixture
+def trace(monkeypatch):
+  return _traced(monkeypatch)
+
+
+def _stop_at(monkeypatch, call):
+  """A request that comes while that call's batches are being made."""
+  stop = StopRequest()
+  count = 0
+  superbatch = Feed.superbatch
+
+  def counting(feed, step):
+    nonlocal count
+    count += 1
+    if count == call:
+      stop.number = SIGNAL
+    return superbatch(feed, step)
+
+  monkeypatch.setattr(Feed, 'superbatch', counting)
+  return stop
+
+
+@pytest.fixture(scope='module')
+def through(finished, tmp_path_factory):
+  """LIT without a stop, with the finished run's teacher."""
+  workdir = tmp_path_factory.mktemp('through')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(compress, 'latency_ms', _latency)
+    patch.setattr(compress.report, 'write_html', lambda workdir: None)
+    seen = _traced(patch)
+    results = compress.run(
+      _job('lit', teacher=finished.workdir), workdir, StopRequest()
+    )
+  return workdir, results, seen
+
+
+def _interrupt(job, workdir, call):
+  with pytest.MonkeyPatch.context() as patch:
+    with pytest.raises(Interrupted, match='same command again') as caught:
+      compress.run(job, workdir, _stop_at(patch, call))
+  assert caught.value.number == SIGNAL
+  assert not (workdir / 'results.json').exists()
+  return str(caught.value)
+
+
+def _assert_as_through(workdir, results, through):
+  """Bit for bit what the run without a stop left."""
+  reference, wanted, _ = through
+  assert _rows(results) == _rows(wanted)
+  student = pathlib.Path('lit', 'student')
+  _assert_same(
+    jax.device_get(networks.load(workdir / student)[1]),
+    jax.device_get(networks.load(reference / student)[1]),
+  )
+  assert _records(workdir, 'test') == _records(reference, 'test')
+  # A stop within an epoch cuts its record in two; they tell the same.
+  assert _epoch_means(workdir) == pytest.approx(
+    _epoch_means(reference), rel=1e-6
+  )
+  for phase in ('lit', 'finetune'):
+    assert _steps(workdir / 'lit' / phase)[-1] == 2 * PER_EPOCH
+
+
+def _epoch_means(workdir):
+  """Means of the loss by phase and epoch; every step counts once."""
+  sums, last = collections.defaultdict(float), collections.Counter()
+  for r in _records(workdir, 'train'):
+    phase, step = r['phase'], r['step']
+    assert step > last[phase]
+    epoch = math.ceil(r['epoch'])
+    sums[phase, epoch] += r['loss'] * (step - last[phase]) / PER_EPOCH
+    last[phase] = step
+  assert last == {'lit': 2 * PER_EPOCH, 'finetune': 2 * PER_EPOCH}
+  return dict(sums)
+
+
+def test_a_workdir_as_teacher(finished, through):
+  workdir, results, _ = through
+  row, _ = results['rows']
+  assert row == finished.results['rows'][0] | {
+    'epochs': 0,
+    'train_seconds': 0.0,
+  }
+  assert not (workdir / 'teacher').exists()
+
+
+@pytest.mark.parametrize(
+  'calls, places',
+  [
+    ([1], ['lit/lit at step 4 of 12']),
+    ([2], ['lit/lit at step 6 of 12']),
+    ([4], ['before lit/finetune']),
+    ([6], ['lit/finetune at step 6 of 12']),
+    # Every further run makes one call and is stopped again.
+    (
+      [3, 1, 1, 1, 1],
+      [
+        'lit/lit at step 10 of 12',
+        'before lit/finetune',
+        'lit/finetune at step 4 of 12',
+        'lit/finetune at step 6 of 12',
+        'lit/finetune at step 10 of 12',
+      ],
+    ),
+  ],
+)
+def test_resumed_is_bit_identical(
+  calls, places, finished, through, tmp_path, trace, no_report
+):
+  job = _job('lit', teacher=finished.workdir)
+  for call, place in zip(calls, places, strict=True):
+    assert place in _interrupt(job, tmp_path, call)
+  results = compress.run(job, tmp_path, StopRequest())
+  _assert_as_through(tmp_path, results, through)
+  assert trace.metrics.keys() == through[2].metrics.keys()
+  _assert_same(list(trace.metrics.values()), list(through[2].metrics.values()))
+  # No step was made twice.
+  assert trace.calls == through[2].calls
+
+
+# Damaged checkpoints.
+
+
+def _truncate(folder):
+  """Cuts the largest file of a checkpoint in half."""
+  files = [p for p in folder.rglob('*') if p.is_file()]
+  path = max(files, key=lambda p: p.stat().st_size)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize('damaged, again', [([10], 1), ([6, 10], 3)])
+def test_damaged_checkpoints(
+  damaged, again, finished, through, tmp_path, trace, no_report, capsys
+):
+  job = _job('lit', teacher=finished.workdir)
+  assert 'finetune at step 10' in _interrupt(job, tmp_path, 7)
+  folder = tmp_path / 'lit' / 'finetune'
+  assert _steps(folder) == [6, 10]
+  for step in damaged:
+    _truncate(folder / str(step))
+  capsys.readouterr()
+  results = compress.run(job, tmp_path, StopRequest())
+  told = capsys.readouterr().err.splitlines()
+  assert [line.split(' in ')[0] for line in told] == [
+    f'checkpoint {step}' for step in reversed(damaged)
+  ]
+  assert all('cannot be read' in line for line in told)
+  for step in damaged:
+    assert (folder / f'{step}.damaged').is_dir()
+  _assert_as_through(tmp_path, results, through)
+  assert trace.calls == through[2].calls + again
+
+
+# Which checkpoints are kept, and with which network a phase ends.
+
+
+def _with_validation():
+  splits = DATASET.splits | {'validation': _split(30, 2)}
+  return dataclasses.replace(DATASET, splits=splits)
+
+
+@pytest.mark.parametrize(
+  'select, kept, ends_with', [('last', [18, 24], 3), ('best', [12, 18, 24], 1)]
+)
+def test_kept_checkpoints(
+  select, kept, ends_with, tmp_path, monkeypatch, no_report
+):
+  dataset = _with_validation()
+  networks_seen = []
+  evaluator = evaluation.evaluator
+
+  def fake(net, preprocess, split):
+    if split is not dataset.splits['validation']:
+      return evaluator(net, preprocess, split)
+
+    def evaluate(variables):
+      networks_seen.append(jax.device_get(variables))
+      accuracy = (0.1, 0.9, 0.3, 0.2)[len(networks_seen) - 1]
+      return {'loss': 1.0, 'accuracy': accuracy}
+
+    return evaluate
+
+  monkeypatch.setattr(evaluation, 'evaluator', fake)
+  job = _job(_scratch(4), dataset=dataset, select=select)
+  # A stop within epoch 3: its checkpoint has no accuracy.
+  _interrupt(job, tmp_path, 5)
+  folder = tmp_path / 'scratch' / 'scratch'
+  assert _steps(folder) == [12, 16]
+  results = compress.run(job, tmp_path, StopRequest())
+  assert _steps(folder) == kept
+  assert [r['accuracy'] for r in _records(tmp_path, 'validation')] == [
+    0.1, 0.9, 0.3, 0.2
+  ]  # fmt: skip
+  student = tmp_path / 'scratch' / 'student'
+  wanted = networks_seen[ends_with]
+  _assert_same(jax.device_get(networks.load(student)[1]), dict(wanted))
+  _, accuracy = _plain_evaluation(
+    models.build(STUDENT), wanted, dataset.splits['test']
+  )
+  # No method needs the teacher here, and so none is trained.
+  (row,) = results['rows']
+  assert row['accuracy'] == pytest.approx(accuracy, abs=1e-9)
+  assert not (tmp_path / 'teacher').exists()
+
+
+# Numbers that are not finite.
+
+
+def _restored(folder):
+  """The newest checkpoint of a scratch phase."""
+  net = models.build(STUDENT, axis_name=parallel.AXIS)
+  rate = optim.schedule('steps', 0.1, PER_EPOCH, 2)
+  template = state.begin_phase(
+    blocks.init(net, jax.random.key(0)),
+    optim.sgd(rate, 0.9, 1e-4),
+    precision.policy('fp32'),
+  )
+  checkpoints = Checkpoints(folder)
+  try:
+    return checkpoints.restore(template)
+  finally:
+    checkpoints.close()
+
+
+def _assert_only_the_good_checkpoint(workdir):
+  folder = workdir / 'scratch' / 'scratch'
+  assert _steps(folder) == [PER_EPOCH]
+  last = _restored(folder)
+  assert int(last.step) == PER_EPOCH
+  for leaf in jax.tree.leaves(last):
+    assert np.isfinite(leaf).all()
+  assert not (workdir / 'scratch' / 'student').exists()
+  assert not (workdir / 'results.json').exists()
+  for record in _records(workdir):
+    numbers = [v for v in record.values() if isinstance(v, float)]
+    assert numbers and all(map(math.isfinite, numbers))
+    assert record['step'] <= PER_EPOCH
+
+
+def test_nan_stops_at_the_last_good_checkpoint(tmp_path, no_report):
+  # From epoch 2 on the learning rate is 1e29.
+  job = _job(_scratch(2, milestones=(1,), decay=1e30))
+  for _ in range(2):  # the same command again meets the same end
+    with pytest.raises(UserError) as caught:
+      compress.run(job, tmp_path, StopRequest())
+    message = str(caught.value)
+    assert 'the loss is nan at step 8 of scratch/scratch' in message
+    assert str(tmp_path / 'scratch' / 'scratch') in message
+    assert '\n' not in message
+    _assert_only_the_good_checkpoint(tmp_path)
+
+
+def test_infinite_loss_within_a_call(tmp_path, monkeypatch, no_report):
+  map_train = parallel.map_train
+
+  def mapped(program):
+    call = map_train(program)
+
+    def spoil(current, *rest):
+      first = int(current.step)
+      current, metrics = call(current, *rest)
+      if first == PER_EPOCH:
+        metrics |= {'loss': metrics['loss'].at[1].set(jnp.inf)}
+      return current, metrics
+
+    return spoil
+
+  monkeypatch.setattr(parallel, 'map_train', mapped)
+  with pytest.raises(UserError, match='loss is inf at step 8 of scratch/'):
+    compress.run(_job(_scratch(2)), tmp_path, StopRequest())
+  _assert_only_the_good_checkpoint(tmp_path)
+
+
+def test_a_loss_beyond_the_last_step_of_a_call_is_not_read(
+  tmp_path, monkeypatch, no_report
+):
+  map_train = parallel.map_train
+
+  def mapped(program):
+    call = map_train(program)
+
+    def spoil(current, teacher, superbatch, *rest):
+      count = int(superbatch.count)
+      current, metrics = call(current, teacher, superbatch, *rest)
+      unused = jnp.arange(PER_CALL) >= count
+      loss = jnp.where(unused, jnp.nan, metrics['loss'])
+      return current, metrics | {'loss': loss}
+
+    return spoil
+
+  monkeypatch.setattr(parallel, 'map_train', mapped)
+  compress.run(_job(_scratch(1)), tmp_path, StopRequest())
+  (record,) = _records(tmp_path, 'train')
+  assert math.isfinite(record['loss'])
+
+
+def test_a_held_out_loss_that_is_not_finite(tmp_path, monkeypatch, no_report):
+  losses = iter([1.0, math.nan])
+  monkeypatch.setattr(
+    evaluation,
+    'evaluator',
+    lambda *args: lambda v: {'loss': next(losses), 'accuracy': 0.2},
+  )
+  with pytest.raises(UserError, match='test loss is nan after epoch 2 of'):
+    compress.run(_job(_scratch(2)), tmp_path, StopRequest())
+  assert _steps(tmp_path / 'scratch' / 'scratch') == [PER_EPOCH]
+  assert not (tmp_path / 'scratch' / 'student').exists()
+
+
+def test_skipped_steps_are_not_fatal(tmp_path, monkeypatch, no_report):
+  # So large that the first gradients overflow; it halves at each such step.
+  huge = DynamicScale(scale=jnp.float32(2.0**24))
+  monkeypatch.setattr(
+    precision.Policy,
+    'initial_scale',
+    lambda policy: huge if policy.scales_loss else None,
+  )
+  compress.run(_job(_scratch(2), precision='fp16'), tmp_path, StopRequest())
+  first, last = _records(tmp_path, 'train')
+  skipped = round(PER_EPOCH * (first['skipped'] + last['skipped']))
+  assert 0 < skipped < 2 * PER_EPOCH
+  _, variables, _ = networks.load(tmp_path / 'scratch' / 'student')
+  for leaf in jax.tree.leaves(variables):
+    assert np.isfinite(leaf).all()
+  # Some steps were taken: the network has left its start.
+  start = blocks.init(models.build(STUDENT), jax.random.key(0))
+  assert _differ(start['batch_stats'], variables['batch_stats'])
+
+
+# Evaluation.
+
+
+@pytest.fixture(scope='module')
+def trained_pair(finished):
+  def load(method):
+    spec, variables, _ = networks.load(finished.workdir / method / 'student')
+    return models.build(spec), parallel.replicate(variables)
+
+  return load('teacher'), load('lit')
+
+
+PREPROCESS = Preprocess(DATASET.mean, DATASET.std)
+
+
+# Fewer than a batch, and one batch and a rest.
+@pytest.mark.parametrize('count', [41, 503])
+def test_every_example_counts_once(count, trained_pair):
+  net, variables = trained_pair[0]
+  split = _split(count, 5)
+  values = evaluation.evaluator(net, PREPROCESS, split)(variables)
+  loss, accuracy = _plain_evaluation(net, variables, split)
+  assert values['accuracy'] == pytest.approx(accuracy, abs=1e-9)
+  assert values['loss'] == pytest.approx(loss, rel=1e-5)
+
+
+def _ir_errors(first, second, split):
+  return evaluation.ir_errors(*first, *second, PREPROCESS, split)
+
+
+def test_ir_errors_of_the_teacher_itself(trained_pair):
+  teacher, _ = trained_pair
+  errors = _ir_errors(teacher, teacher, _split(41, 5))
+  assert list(errors) == ['blocks_0', 'blocks_1', 'blocks_2']
+  # Not quite 0: the same block is compiled twice, in two fusions.
+  for kinds in errors.values():
+    assert kinds == pytest.approx(
+      {'teacher_input': 0, 'own_input': 0}, abs=1e-12
+    )
+
+
+def test_ir_errors_by_numpy(trained_pair):
+  (teacher, teacher_variables), (student, variables) = trained_pair
+  split = _split(503, 5)
+  found = _ir_errors(*trained_pair, split)
+  targets = [
+    np.asarray(t) for t in _logits(teacher, teacher_variables, split)[1]
+  ]
+  own = _logits(student, variables, split)[1]
+  block = jax.jit(
+    lambda h, i: student.apply(
+      jax.device_get(variables), h, i, method='block'
+    ),
+    static_argnums=1,
+  )  # fmt: skip
+  for i, target in enumerate(targets[1:]):
+    wide = target.astype(np.float64)
+    for kind, h in (
+      ('own_input', own[i + 1]),
+      ('teacher_input', block(targets[i], i)),
+    ):
+      wanted = np.square(np.asarray(h) - wide).mean() / wide.var()
+      assert found[f'blocks_{i}'][kind] == pytest.approx(wanted, rel=1e-4)
