@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
+from experiments import recipes
 from lit_jax import compress, report
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted, StopRequest, stop_on_signals
@@ -75,12 +76,17 @@ def _exit_code(build, argv) -> int:
     print('stopped at once; the last checkpoint stands', file=sys.stderr)
     return 130
   except Exception as error:
+    if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
+      return _fail(
+        'out of device memory; lower --config.steps_per_call or '
+        '--config.batch_size, in a new workdir'
+      )
     reason = disk_error(error)
     if reason is None:
       raise
     return _fail(
-      f'cannot write to {_WORKDIR.value}: {reason}; make room or choose '
-      'another --workdir, and run the same command again to go on'
+      f'the file system refuses {reason}; make room or choose another folder, '
+      'and run the same command again to go on'
     )
 
 
@@ -99,8 +105,11 @@ def _run(build, argv: Sequence[str], stop: StopRequest) -> None:
     config = _CONFIG.value
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None
-  workdir = pathlib.Path(_WORKDIR.value)
-  results = compress.run(build(config), workdir, stop)
+  workdir = pathlib.Path(_WORKDIR.value).expanduser()
+  names = recipes.method_names(config)
+  results = compress.finished(workdir, recipes.as_json(config), names)
+  if results is None:
+    results = compress.run(build(config), workdir, stop)
   Console().print(report.table(results))
   print(f'report: {workdir / "report.html"}')
 
@@ -115,11 +124,11 @@ def disk_error(error: BaseException) -> str | None:
     if isinstance(seen, OSError) and seen.errno in (
       errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
     ):  # fmt: skip
-      return seen.strerror
+      return f'{seen.filename or _WORKDIR.value}: {seen.strerror}'
     text = str(seen).lower()
     for phrase in ('no space left', 'read-only file system', 'quota exceeded'):
       if phrase in text:
-        return phrase
+        return f'{_WORKDIR.value}: {phrase}'
     seen = seen.__cause__ or seen.__context__
   return None
 

@@ -11,8 +11,8 @@ from lit_jax import compress, objectives, phases
 from lit_jax.data import sources
 from lit_jax.errors import UserError
 
-# Where a run reads its data does not define what it computes.
-_NOT_IN_CONFIG = ('data_dir',)
+# Another place of the data, or another method beside, changes no result.
+_NOT_IN_CONFIG = ('data_dir', 'method')
 
 
 # A ConfigDict, whose attributes are its keys; types know nothing of them.
@@ -25,21 +25,19 @@ def compression(config: Config) -> compress.Run:
   Raises:
     UserError: an unknown method or phase, or data that cannot be read.
   """
-  methods = tuple(
-    _method(config, name) for name in _names(config.method, 'method')
-  )
+  methods = tuple(_method(config, name) for name in method_names(config))
   teacher_phase = _phase(config, 'train_teacher')
   dataset = sources.load(config.dataset, config.data_dir)
   if config.validation:
-    dataset = sources.hold_out(dataset)
+    dataset = sources.hold_out(dataset, config.validation)
   shape = dataset.splits['train'].images.shape[1:]
   fitting = {'classes': dataset.classes, 'input_shape': list(shape)}
-  teacher = config.teacher.to_dict()
+  teacher = _spec(config.teacher)
   checkpoint = teacher.pop('checkpoint')
   return compress.Run(
     dataset=dataset,
     teacher=teacher | fitting,
-    student=config.student.to_dict() | fitting,
+    student=_spec(config.student) | fitting,
     teacher_checkpoint=checkpoint,
     teacher_method=phases.Method(compress.TEACHER, (teacher_phase,)),
     methods=methods,
@@ -52,19 +50,27 @@ def compression(config: Config) -> compress.Run:
       steps_per_call=config.steps_per_call,
       select=config.select,
     ),
-    config=_as_json(config),
+    config=as_json(config),
   )
 
 
-def _as_json(config: Config) -> dict[str, Any]:
+def as_json(config: Config) -> dict[str, Any]:
+  """What defines the run's results; a workdir takes one such."""
   values = json.loads(config.to_json_best_effort())
   return {k: v for k, v in values.items() if k not in _NOT_IN_CONFIG}
 
 
+def method_names(config: Config) -> tuple[str, ...]:
+  """The methods that the configuration asks for."""
+  return _names(config.method, 'method')
+
+
 def _names(text: str, what: str) -> tuple[str, ...]:
-  names = tuple(name.strip() for name in text.split(','))
-  if not all(names):
-    raise UserError(f'{what} {text!r} has an empty name; write it as a,b,c')
+  names = tuple(name.strip() for name in text.split(',')) if text else ()
+  if not all(names) or len(set(names)) < len(names):
+    raise UserError(
+      f'{what} {text!r} has an empty or a repeated name; write it as a,b,c'
+    )
   return names
 
 
@@ -84,6 +90,9 @@ def _phase(config, name):
   scale = config.epochs_scale
   if not (scale > 0 and math.isfinite(scale)):
     raise UserError(f'epochs_scale is {scale}; it must be greater than 0')
+  epochs = max(1, round(sheet.epochs * scale)) if sheet.epochs > 0 else 0
+  # Milestones keep their place in a phase whose length was rounded.
+  ratio = epochs / max(1, sheet.epochs)
   return phases.Phase(
     name=name,
     objective=objectives.Objective(
@@ -95,12 +104,12 @@ def _phase(config, name):
       teacher_input=sheet.teacher_input,
       running_statistics=sheet.running_statistics,
     ),
-    epochs=max(1, round(sheet.epochs * scale)) if sheet.epochs > 0 else 0,
+    epochs=epochs,
     learning_rate=sheet.learning_rate,
     schedule=sheet.schedule,
-    milestones=tuple(m * scale for m in sheet.milestones),
+    milestones=tuple(m * ratio for m in sheet.milestones),
     decay=sheet.decay,
-    warmup_epochs=sheet.warmup_epochs * scale,
+    warmup_epochs=sheet.warmup_epochs * ratio,
     copy=_parts(sheet.copy),
     frozen=_parts(sheet.frozen),
   )
@@ -115,6 +124,13 @@ def _sheet(config: Config, name: str) -> Config:
 
 def _parts(text: str) -> tuple[str, ...]:
   return tuple(name.strip() for name in text.split(',') if name.strip())
+
+
+def _spec(sheet: Config) -> dict[str, Any]:
+  """A network's options; the units of each block take a depth's place."""
+  spec = sheet.to_dict()
+  spec.pop('depth' if spec['units'] else 'units')
+  return spec
 
 
 def _blocks(name: str, text: str) -> tuple[int, ...] | None:

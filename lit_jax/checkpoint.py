@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from lit_jax.errors import UserError
 from lit_jax.networks import first_line
 from lit_jax.state import TrainState
 
@@ -64,33 +65,51 @@ class Checkpoints:
     )
 
   def restore(self, template: TrainState) -> TrainState | None:
-    """The newest readable state, or None where there is none.
+    """The newest readable state, or None where there is no checkpoint.
 
-    A checkpoint that cannot be read is named on stderr and put aside as
-    `STEP.damaged`, and the one before it is taken.
+    Newer ones that cannot be read are named on stderr and put aside as
+    `STEP.damaged`.
 
     Args:
       template: a state of the same structure, shapes and dtypes.
+
+    Raises:
+      UserError: there are checkpoints and none can be read; all stay.
     """
+    damaged = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        return self._read(step, template)
+        state = self._read(step, template)
       except Exception as error:  # Orbax raises many kinds for damaged files.
-        print(
-          f'checkpoint {step} in {self._folder} cannot be read '
-          f'({first_line(error)}); taking the one before it',
-          file=sys.stderr,
-        )
-        damaged = self._folder / f'{step}.damaged'
-        shutil.rmtree(damaged, ignore_errors=True)
-        (self._folder / str(step)).rename(damaged)
+        damaged[step] = first_line(error)
+        continue
+      for newer, reason in damaged.items():
+        _warn(f'checkpoint {newer} in {self._folder} cannot be read ({reason})')
+        self._put_aside(newer)
+      if damaged:
+        _warn(f'going on from checkpoint {step}')
         self._manager.reload()
+      return state
+    if damaged:
+      raise UserError(
+        f'no checkpoint in {self._folder} can be read '
+        f'({damaged.popitem()[1]}); remove that folder to begin the phase again'
+      )
     return None
 
   def restore_best(self, template: TrainState) -> TrainState | None:
-    """The state with the highest accuracy, or None where none was given."""
+    """The state with the highest accuracy, or None where it is not readable."""
     step = self._manager.best_step()
-    return None if step is None else self._read(step, template)
+    if step is None:
+      return None
+    try:
+      return self._read(step, template)
+    except Exception as error:
+      _warn(
+        f'best checkpoint {step} in {self._folder} cannot be read '
+        f'({first_line(error)}); taking the last epoch'
+      )
+      return None
 
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
@@ -98,6 +117,15 @@ class Checkpoints:
   def close(self) -> None:
     self._manager.close()
 
+  def _put_aside(self, step):
+    damaged = self._folder / f'{step}.damaged'
+    shutil.rmtree(damaged, ignore_errors=True)
+    (self._folder / str(step)).rename(damaged)
+
   def _read(self, step: int, template: TrainState) -> Any:
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
     return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore[reportCallIssue]
+
+
+def _warn(text):
+  print(text, file=sys.stderr)

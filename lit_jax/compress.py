@@ -10,7 +10,9 @@
 The same run again goes on where it stands, or, when finished, only reports.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -91,30 +93,54 @@ def run(job: Run, workdir: pathlib.Path, stop: StopRequest) -> dict[str, Any]:
     UserError: bad input, before anything is trained where possible.
     Interrupted: asked to stop; saved.
   """
+  workdir = workdir.expanduser()
+  names = tuple(method.name for method in job.methods)
+  done = finished(workdir, job.config, names)
+  if done is not None:
+    return done
   teacher, student = _check(job)
-  claim_workdir(workdir, job.config)
-  finished = workdir / _RESULTS
-  if finished.exists():
-    return json.loads(finished.read_text())
-  context = Context(workdir, job.dataset, job.training, stop)
-  rows, teacher_variables = [], None
-  if needs_teacher(job):
-    row, teacher_variables = _teacher(job, context, teacher)
-    rows.append(row)
-  for method in job.methods:
-    folder = workdir / method.name / STUDENT
-    if not networks.exists(folder):
-      _student(job, context, method, teacher, student, teacher_variables)
-    rows.append(networks.describe(folder)[1]['row'])
-  results = {
-    'dataset': job.dataset.name,
-    'seed': job.training.seed,
-    'rows': rows,
-    'device': _device(),
-    'versions': {name: importlib.metadata.version(name) for name in _REPORTED},
-    'command': shlex.join(['python', *_command()]),
-  }
-  _write_json(finished, results)
+  with _claimed(workdir, job.config):
+    context = Context(workdir, job.dataset, job.training, stop)
+    rows, teacher_variables = [], None
+    if needs_teacher(job):
+      row, teacher_variables = _teacher(job, context, teacher)
+      rows.append(row)
+    for method in job.methods:
+      folder = workdir / method.name / STUDENT
+      if not networks.exists(folder):
+        _student(job, context, method, teacher, student, teacher_variables)
+      rows.append(networks.describe(folder)[1]['row'])
+    results = {
+      'dataset': job.dataset.name,
+      'seed': job.training.seed,
+      'rows': rows,
+      'device': _device(),
+      'versions': {n: importlib.metadata.version(n) for n in _REPORTED},
+      'command': shlex.join(['python', *_command()]),
+    }
+    _write_json(workdir / _RESULTS, results)
+    report.write_html(workdir)
+  return results
+
+
+def finished(
+  workdir: pathlib.Path, config: Mapping[str, Any], methods: tuple[str, ...]
+) -> dict[str, Any] | None:
+  """The results of a run that is over, or None; needs no data.
+
+  Raises:
+    UserError: the workdir was made with another configuration.
+  """
+  workdir = workdir.expanduser()
+  _compare_config(workdir, config)
+  try:
+    results = json.loads((workdir / _RESULTS).read_text())
+    found = [row['method'] for row in results['rows']]
+  except (OSError, ValueError, KeyError, TypeError):
+    # Not there, or damaged: it is made again from the trained networks.
+    return None
+  if tuple(name for name in found if name != TEACHER) != methods:
+    return None
   report.write_html(workdir)
   return results
 
@@ -136,15 +162,24 @@ def _check(job: Run) -> tuple[BlockNet, BlockNet]:
   names = [method.name for method in job.methods]
   if len(set(names)) < len(names):
     raise UserError(f'method {",".join(names)} names one method twice')
+  if TEACHER in names:
+    raise UserError(f'{TEACHER!r} is no name for a method; choose another')
   for method in job.methods:
     phases.check_method(method, student)
   if needs_teacher(job):
     check_pair(teacher, student)
+    for method in job.methods:
+      phases.check_copies(method, teacher, student)
     if job.teacher_checkpoint:
       # Found wrong now, not after the teacherless methods have run.
       _given_teacher(job)
     else:
       phases.check_method(job.teacher_method, teacher)
+      if job.teacher_method.needs_teacher:
+        raise UserError(
+          'the teacher learns from labels alone: alpha and beta of its phases '
+          'must be 1, and nothing can be copied'
+        )
   return teacher, student
 
 
@@ -169,39 +204,53 @@ def _check_dataset(dataset: Dataset, shape: tuple[int, ...]) -> None:
       )
 
 
-def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Makes the workdir and writes its configuration, or compares with it.
-
-  Raises:
-    UserError: the workdir cannot be written, or was made with another
-      configuration (the message says what differs).
-  """
-  path = workdir / _CONFIG
-  # Through JSON, so that tuples and lists compare equal.
-  config = json.loads(json.dumps(config))
+@contextlib.contextmanager
+def _claimed(workdir, config):
+  """Makes the workdir, writes its configuration, and keeps others out."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    old = json.loads(path.read_text()) if path.exists() else None
+    if not (workdir / _CONFIG).exists():
+      _write_json(workdir / _CONFIG, config)
+    lock = (workdir / '.lock').open('w')
   except OSError as error:
-    raise UserError(
-      f'cannot use workdir {workdir}: {error.strerror}; choose another '
-      '--workdir'
-    ) from None
+    raise _unusable(workdir, error) from None
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UserError(
+        f'another run is at work in {workdir}; wait for it, or choose another '
+        '--workdir'
+      ) from None
+    yield
+
+
+def _unusable(workdir, error):
+  return UserError(
+    f'cannot use workdir {workdir}: {error.strerror}; choose another --workdir'
+  )
+
+
+def _compare_config(workdir, config):
+  """Raises UserError if the workdir was made with another configuration."""
+  path = workdir / _CONFIG
+  try:
+    old = json.loads(path.read_text())
+  except FileNotFoundError:
+    return
+  except OSError as error:
+    raise _unusable(workdir, error) from None
   except ValueError:
     raise UserError(
       f'{path} is damaged; choose another --workdir, or remove that file to go '
       'on with this configuration'
     ) from None
-  if old is None:
-    if (workdir / _RESULTS).exists():
-      raise UserError(
-        f'{workdir} holds results without {_CONFIG}; choose another --workdir'
-      )
-    _write_json(path, config)
-  elif old != config:
+  # Through JSON, so that tuples and lists compare equal.
+  new = json.loads(json.dumps(config))
+  if old != new:
     raise UserError(
       f'workdir {workdir} was made with another configuration: '
-      f'{_differences(old, config)}; choose another --workdir'
+      f'{_differences(old, new)}; choose another --workdir'
     )
 
 
@@ -236,7 +285,7 @@ def _given_teacher(job):
         '(teacher.checkpoint empty) or name the folder of one'
       )
   else:
-    folder = pathlib.Path(name)
+    folder = pathlib.Path(name).expanduser()
     inside = folder / TEACHER / STUDENT
     if networks.exists(inside):
       folder = inside

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import types
 from collections.abc import Iterator
 
@@ -34,6 +35,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if request.number is not None:
       raise KeyboardInterrupt
     request.number = number
+    print('stopping soon; once more stops at once', file=sys.stderr)
 
   numbers = (signal.SIGINT, signal.SIGTERM)
   previous = {number: signal.signal(number, ask) for number in numbers}

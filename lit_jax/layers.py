@@ -3,8 +3,8 @@
 Both carry a backward pass of their own. XLA's CPU backend runs the automatic
 gradient of a convolution inside a loop through an unoptimised path (weight
 gradients over a hundred times slower); written as plain NHWC/HWIO
-convolutions, the same sums stay on the fast path. On other devices the
-automatic gradient is used.
+convolutions, the same sums stay on the fast path. On other devices convolution
+keeps its automatic gradient.
 """
 
 import functools

@@ -39,13 +39,13 @@ def drop_after(path: pathlib.Path, method: str, phase: str, step: int) -> float:
 class PhaseLog:
   """Writes the records of one phase."""
 
-  def __init__(self, workdir: pathlib.Path, method: str, phase: str):
-    """Opens both files; `drop_after` comes first."""
+  def __init__(self, workdir: pathlib.Path, method: str, phase: str, step: int):
+    """Opens both files after `step`; `drop_after` comes first."""
     self._names = {'method': method, 'phase': phase}
     # Line by line on disk: a killed run leaves whole lines.
     self._file = (workdir / METRICS).open('a', buffering=1)
     self._events = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard' / method / phase)
+      str(workdir / 'tensorboard' / method / phase), purge_step=step + 1
     )
 
   def write(

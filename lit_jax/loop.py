@@ -108,7 +108,7 @@ def run(
   seconds = logs.drop_after(
     workdir / logs.METRICS, phase.method, phase.name, int(current.step)
   )
-  log = logs.PhaseLog(workdir, phase.method, phase.name)
+  log = logs.PhaseLog(workdir, phase.method, phase.name, int(current.step))
   try:
     current, seconds = _train(
       phase, folder, current, checkpoints, log, seconds, stop
@@ -160,6 +160,7 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
         accuracy = None
         if ends_epoch:
           accuracy = _evaluate(phase, current, step, seconds, log, bar)
+        _check_parameters(phase, folder, current, step)
         checkpoints.save(current, accuracy if phase.select_best else None)
         started = saved = time.monotonic()
         if stop.number is not None and step < phase.total_steps:
@@ -203,6 +204,16 @@ def _check_finite(phase, folder, first_step, columns):
       f'the loss is {columns["loss"][i]} at step {first_step + i + 1} of '
       f'{phase.method}/{phase.name}; the last good checkpoint in {folder} is '
       'kept. Lower the learning rate, or train in fp32, in a new workdir'
+    )
+
+
+def _check_parameters(phase, folder, current, step):
+  """A step's loss tells of the parameters before it, not after."""
+  if not math.isfinite(optax.tree.norm(current.params)):
+    raise UserError(
+      f'parameters are NaN or infinite after step {step} of {phase.method}/'
+      f'{phase.name}; the last good checkpoint in {folder} is kept. Lower the '
+      'learning rate, or train in fp32, in a new workdir'
     )
 
 

@@ -16,7 +16,7 @@ def schedule(
   learning_rate: float,
   steps_per_epoch: int,
   epochs: int,
-  milestones: tuple[int, ...] = (),
+  milestones: tuple[float, ...] = (),
   decay: float = 0.1,
   warmup_epochs: float = 0.0,
 ) -> optax.Schedule:
@@ -39,8 +39,7 @@ def schedule(
   total = epochs * steps_per_epoch
   if kind == 'steps':
     after = optax.piecewise_constant_schedule(
-      learning_rate,
-      {round(m * steps_per_epoch) - warmup: decay for m in milestones},
+      learning_rate, _factors(milestones, decay, steps_per_epoch, warmup)
     )
   elif kind == 'cosine':
     after = optax.cosine_decay_schedule(learning_rate, max(1, total - warmup))
@@ -52,6 +51,15 @@ def schedule(
     return after
   rise = optax.linear_schedule(0.0, learning_rate, warmup)
   return optax.join_schedules([rise, after], [warmup])
+
+
+def _factors(milestones, decay, steps_per_epoch, warmup):
+  """Factor by step after the warm-up; milestones may fall on one step."""
+  factors = {}
+  for milestone in milestones:
+    step = round(milestone * steps_per_epoch) - warmup
+    factors[step] = factors.get(step, 1.0) * decay
+  return factors
 
 
 def labels(params: dict[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from lit_jax import evaluation, loop, optim, parallel, state, steps
-from lit_jax.blocks import BlockNet, init
+from lit_jax.blocks import BlockNet, init, shapes
 from lit_jax.data.augment import Preprocess
 from lit_jax.data.feed import Feed
 from lit_jax.data.sources import Dataset
@@ -45,7 +45,7 @@ class Phase:
   epochs: int
   learning_rate: float
   schedule: str = 'steps'
-  milestones: tuple[int, ...] = ()
+  milestones: tuple[float, ...] = ()
   decay: float = 0.1
   warmup_epochs: float = 0.0
   copy: tuple[str, ...] = ()
@@ -132,6 +132,8 @@ def check_training(training: Training, dataset: Dataset) -> None:
       f'batch size {training.batch_size} is larger than the {examples} '
       'training examples'
     )
+  if not 0 <= training.seed < 2**32:
+    raise UserError(f'seed is {training.seed}; it must lie in 0 to 2^32 - 1')
   if training.steps_per_call < 1:
     raise UserError(f'steps_per_call is {training.steps_per_call}; at least 1')
   if training.select not in SELECTIONS:
@@ -142,7 +144,7 @@ def check_training(training: Training, dataset: Dataset) -> None:
   if training.select == 'best' and 'validation' not in dataset.splits:
     raise UserError(
       'select=best needs a validation split, for the test split is never '
-      'selected on; set validation=True'
+      'selected on; set validation=5000'
     )
 
 
@@ -151,6 +153,12 @@ def check_method(method: Method, net: BlockNet) -> None:
 
   Everything that would stop a later phase is found before the first begins.
   """
+  names = [phase.name for phase in method.phases]
+  if len(set(names)) < len(names) or 'student' in names or not names:
+    raise UserError(
+      f'{method.name} has the phases {", ".join(names)}; give at least one, '
+      "each a name of its own, and none 'student'"
+    )
   for phase in method.phases:
     where = f'{method.name}/{phase.name}'
     try:
@@ -170,6 +178,15 @@ def check_method(method: Method, net: BlockNet) -> None:
           f'{where}: no part {part!r} to copy or freeze; the network has '
           f'{", ".join(net.parts)}'
         )
+
+
+def check_copies(method: Method, teacher: BlockNet, student: BlockNet) -> None:
+  """Raises UserError when a part to copy differs in teacher and student."""
+  for phase in method.phases:
+    try:
+      state.copy_parts(shapes(teacher), shapes(student), phase.copy)
+    except UserError as error:
+      raise UserError(f'{method.name}/{phase.name}: {error}') from None
 
 
 def run_method(

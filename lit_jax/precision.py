@@ -2,7 +2,8 @@
 
 Parameters, batch statistics, losses and the optimiser are float32 under every
 policy. float16 alone needs a loss scale: it doubles after 2,000 good steps and
-halves at a step whose gradients are not finite, which is skipped and counted.
+halves at a step whose gradients are not finite. That step is skipped and
+counted; it belongs to the phase's length, but the schedule does not move.
 """
 
 import dataclasses
@@ -22,7 +23,10 @@ class Policy:
   scales_loss: bool
 
   def initial_scale(self) -> DynamicScale | None:
-    return DynamicScale() if self.scales_loss else None
+    if not self.scales_loss:
+      return None
+    # Arrays, as the program returns them: it then compiles once.
+    return DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2**16))
 
 
 POLICIES = {

@@ -75,7 +75,7 @@ def copy_parts(
     for collection in ('params', 'batch_stats'):
       old = target[collection].get(part, {})
       new = source[collection].get(part, {})
-      if jax.tree.map(jnp.shape, old) != jax.tree.map(jnp.shape, new):
+      if _shapes(old) != _shapes(new):
         raise UserError(
           f'cannot copy {part!r}: it has other layers in the teacher than in '
           'the student; copy only parts that are equal in both'
@@ -83,3 +83,7 @@ def copy_parts(
       if part in result[collection]:
         result[collection][part] = new
   return result
+
+
+def _shapes(tree):
+  return jax.tree.map(lambda x: x.shape, tree)

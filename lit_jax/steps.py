@@ -281,7 +281,9 @@ def ir_error_program(
       axes = tuple(range(1, target.ndim))
       rows['sum'].append(target.mean(axes))
       rows['square'].append(jnp.square(target).mean(axes))
-    sums = {name: jnp.stack(v) @ valid for name, v in rows.items()}
+    sums = {
+      name: (jnp.stack(v) * valid[None]).sum(-1) for name, v in rows.items()
+    }
     sums['examples'] = valid.sum()
     return sums if axis_name is None else lax.psum(sums, axis_name)
 

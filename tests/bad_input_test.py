@@ -156,7 +156,7 @@ BAD_KEYS = [
   ({'methods.lit': 'seed', 'method': 'lit'}, ["'seed'"]),
   ({'precision': 'fp23'}, ["'fp23'", 'fp32, bf16, fp16']),
   ({'select': 'first'}, ["'first'", 'last, best']),
-  ({'select': 'best'}, ['validation=True']),
+  ({'select': 'best'}, ['validation=5000']),
   # The noise has fewer examples than would be held out.
   ({'validation': True}, ['5000', '100 examples']),
   ({'batch_size': 15}, ['batch size 15', '2 devices', 'take 14']),

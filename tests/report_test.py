@@ -221,10 +221,11 @@ def test_published_numbers(tmp_path, results):
 
 def test_published_numbers_of_the_other_family(tmp_path, results):
   results['rows'] = [
-    TEACHER | {'model': 'resnext-110'},
-    STUDENT | {'model': 'resnext-20', 'depth': 29, 'method': 'several_irs'},
+    TEACHER | {'model': 'resnext-110 (32x4d)'},
+    STUDENT
+    | {'model': 'resnext-20 (32x4d)', 'depth': 29, 'method': 'several_irs'},
     STUDENT | {'model': 'resnext-56'},
-    STUDENT | {'model': 'resnext-20', 'method': 'scratch'},
+    STUDENT | {'model': 'resnext-20 (32x4d)', 'method': 'scratch'},
   ]
   cells = re.findall(r'"published">([^<]*)</td', _page(tmp_path, results))
   assert cells == ['-', '91.27', '-', '-']

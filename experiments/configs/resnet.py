@@ -58,8 +58,10 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.dataset = 'cifar10'  # cifar100, fashion_mnist, fashion_mnist_mini
   config.data_dir = ''  # where its files are; '' is ~/.cache/lit_jax
-  config.validation = False  # hold 5,000 training examples out
-  config.method = 'lit'  # keys of `methods`, separated by commas
+  # Training examples held out, such as 5000; train the teacher likewise.
+  config.validation = 0
+  # Keys of `methods`, separated by commas; '' trains the teacher alone.
+  config.method = 'lit'
   config.seed = 0
   config.precision = 'fp32'  # or 'bf16', 'fp16'
   config.batch_size = 32
@@ -73,11 +75,19 @@ def get_config() -> ConfigDict:
     dict(
       family='resnet',
       depth=110,
+      units=(),
       shortcut='pad',
       checkpoint='',  # folder of a trained network, or 'embedded'
     )
   )
-  config.student = ConfigDict(dict(family='resnet', depth=20, shortcut='pad'))
+  config.student = ConfigDict(
+    dict(
+      family='resnet',
+      depth=20,
+      units=(),  # of each block, such as (18,3,3), instead of a depth
+      shortcut='pad',
+    )
+  )
 
   # Phases, by name; the teacher's own training is one of them.
   config.train_teacher = phase()
@@ -91,8 +101,11 @@ def get_config() -> ConfigDict:
   config.one_ir = lit(blocks='1')
   config.fitnets = lit(blocks='1', teacher_input=False)
   config.several_irs = lit(teacher_input=False)
-  # FitNets as first published: the hint alone, then KD.
-  config.hint = lit(blocks='1', teacher_input=False, beta=0.0)
+  # FitNets as first published: the hint alone, then KD. What lies behind the
+  # hint gets no gradient, and must not shrink by weight decay alone.
+  config.hint = lit(
+    blocks='1', teacher_input=False, beta=0.0, frozen='stem,head,blocks_2'
+  )
 
   # Methods, as phases one after another.
   config.methods = ConfigDict(

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
   config = resnet.get_config()
   options = dict(
     family='resnext',
+    units=(),
     shortcut='conv',
     cardinality=32,
     base_width=4,

@@ -1,5 +1,6 @@
 """Networks by family: functions that return a BlockNet."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,9 +34,19 @@ def build(
     raise UserError(
       f'unknown model {family!r}; choose one of {", ".join(FAMILIES)}'
     )
-  return FAMILIES[family](**options, dtype=dtype, axis_name=axis_name)
+  function = FAMILIES[family]
+  options |= {'dtype': dtype, 'axis_name': axis_name}
+  try:
+    inspect.signature(function).bind(**options)
+  except TypeError as error:
+    raise UserError(f'model {family}: {error}') from None
+  return function(**options)
 
 
 def title(spec: Mapping[str, Any]) -> str:
-  """The name in tables, such as 'resnet-20'."""
-  return f'{spec["family"]}-{spec["depth"]}'
+  """The name in tables, such as 'resnet-20' or 'resnext-20 (32x4d)'."""
+  size = list(spec['units']) if spec.get('units') else spec.get('depth', '')
+  name = f'{spec["family"]}-{size}'
+  if 'cardinality' in spec:
+    name += f' ({spec["cardinality"]}x{spec["base_width"]}d)'
+  return name

@@ -6,6 +6,7 @@ The first unit of a block changes width and resolution.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -109,13 +110,20 @@ class Head(nn.Module):
     return logits.astype(jnp.float32)
 
 
-def _units(family, depth):
+def _units(family, depth, units):
+  """Units of each of the three blocks."""
+  if units:
+    if len(units) != 3 or min(units) < 1:
+      raise UserError(
+        f'{family} units {tuple(units)}; give three, each positive'
+      )
+    return tuple(units)
   if depth < 8 or (depth - 2) % 6:
     raise UserError(
       f'{family} depth {depth} is not of the form 6n+2; take one of '
       '8, 14, 20, 32, 44, 56, 110 …'
     )
-  return (depth - 2) // 6
+  return ((depth - 2) // 6,) * 3
 
 
 def _check(input_shape, shortcut):
@@ -132,7 +140,7 @@ def _check(input_shape, shortcut):
 
 
 def _assemble(
-  stem_width, unit_layers, count, head, shortcut, conv, norm, shape
+  stem_width, unit_layers, counts, head, shortcut, conv, norm, shape
 ):
   blocks = tuple(
     Block(
@@ -142,15 +150,18 @@ def _assemble(
         Unit, layers=layers, shortcut=shortcut, conv=conv, norm=norm
       ),
     )
-    for layers, stride in zip(unit_layers, (1, 2, 2), strict=True)
+    for layers, count, stride in zip(
+      unit_layers, counts, (1, 2, 2), strict=True
+    )
   )
   return BlockNet(Stem(stem_width, conv, norm), blocks, head, tuple(shape))
 
 
 def resnet(
-  depth: int,
+  depth: int = 20,
   classes: int = 10,
   input_shape: tuple[int, int, int] = (32, 32, 3),
+  units: Sequence[int] = (),
   shortcut: str = 'pad',
   dtype: Any = jnp.float32,
   axis_name: str | None = None,
@@ -161,6 +172,8 @@ def resnet(
     depth: 8, 14, 20, 32, 44, 56, 110 …
     classes: number of logits.
     input_shape: (height, width, channels); sizes divisible by 4.
+    units: of each block, instead of a depth: a student with (18, 3, 3) is
+      compressed in its last two blocks alone.
     shortcut: 'pad' (He et al.'s option A) or 'conv' (option B).
     dtype: of the computation; parameters are float32.
     axis_name: mapped axis over which batch statistics are shared.
@@ -168,12 +181,12 @@ def resnet(
   Raises:
     UserError: a depth, size or shortcut that does not exist.
   """
-  count = _units('ResNet', depth)
+  counts = _units('ResNet', depth, units)
   _check(input_shape, shortcut)
   return _assemble(
     16,
     [((w, 3, 1), (w, 3, 1)) for w in (16, 32, 64)],
-    count,
+    counts,
     Head(classes, dtype),
     shortcut,
     functools.partial(Conv, dtype=dtype),
@@ -183,9 +196,10 @@ def resnet(
 
 
 def resnext(
-  depth: int,
+  depth: int = 20,
   classes: int = 10,
   input_shape: tuple[int, int, int] = (32, 32, 3),
+  units: Sequence[int] = (),
   cardinality: int = 32,
   base_width: int = 4,
   unit: str = 'bottleneck',
@@ -205,6 +219,7 @@ def resnext(
     depth: 20, 32, 44, 56 or 110 in the paper; any 6n+2.
     classes: number of logits.
     input_shape: (height, width, channels); sizes divisible by 4.
+    units: of each block, instead of a depth.
     cardinality: number of groups.
     base_width: channels of a group in the first block.
     unit: 'bottleneck' or 'basic'.
@@ -215,7 +230,7 @@ def resnext(
   Raises:
     UserError: an option that does not exist.
   """
-  count = _units('ResNeXt', depth)
+  counts = _units('ResNeXt', depth, units)
   _check(input_shape, shortcut)
   if unit not in UNITS:
     raise UserError(f'unknown unit {unit!r}; choose one of {", ".join(UNITS)}')
@@ -238,7 +253,7 @@ def resnext(
   return _assemble(
     64,
     layers,
-    count,
+    counts,
     Head(classes, dtype),
     shortcut,
     functools.partial(Conv, dtype=dtype),
