@@ -1,6 +1,7 @@
 """Bad input, full disks and signals: one line, an exit code, nothing lost."""
 
 import errno
+import fcntl
 import gzip
 import json
 import os
@@ -89,6 +90,8 @@ def main(monkeypatch, capsys):
   monkeypatch.setattr(compress.report, 'write_html', lambda workdir: None)
 
   def run(*args, build=recipes.compression):
+    # Where the last configuration file was loaded to; a new process has none.
+    monkeypatch.delitem(sys.modules, 'config_config', raising=False)
     monkeypatch.setattr(sys, 'argv', ['cifar', *map(str, args)])
     capsys.readouterr()
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
@@ -135,7 +138,7 @@ def _files(folder):
   return {
     str(p.relative_to(folder)): p.read_bytes()
     for p in sorted(folder.rglob('*'))
-    if p.is_file()
+    if p.is_file() and p.name != '.lock'
   }
 
 
@@ -147,18 +150,23 @@ BAD_KEYS = [
   ({'teacher.family': 'vgg', 'method': 'lit'}, ["'vgg'", 'resnet, resnext']),
   ({'student.family': 'resnets'}, ["'resnets'", 'resnet, resnext']),
   ({'student.depth': 9}, ['depth 9', '8, 14, 20']),
+  ({'student.units': '(1,2)'}, ['units (1, 2)', 'give three']),
   ({'student.shortcut': 'none'}, ["'none'", 'pad, conv']),
   ({'method': 'scrach'}, ["'scrach'", "perhaps 'scratch'"]),
-  ({'method': 'teacher'}, ["method 'teacher'", 'scratch, kd, lit']),
-  ({'method': 'kd,,lit'}, ["'kd,,lit'", 'empty name']),
-  ({'method': 'kd,kd'}, ['kd,kd', 'twice']),
+  ({'method': 'teacher'}, ["method 'teacher'", 'kd, lit']),
+  ({'method': 'kd,,lit'}, ["'kd,,lit'", 'an empty or']),
+  ({'method': ','}, ["','", 'empty']),
+  ({'method': 'kd,kd'}, ['kd,kd', 'repeated name']),
+  ({'methods.lit': 'lit,lit', 'method': 'lit'}, ['lit,lit', 'repeated name']),
   ({'methods.lit': 'lit,polish', 'method': 'lit'}, ["'polish'"]),
   ({'methods.lit': 'seed', 'method': 'lit'}, ["'seed'"]),
   ({'precision': 'fp23'}, ["'fp23'", 'fp32, bf16, fp16']),
   ({'select': 'first'}, ["'first'", 'last, best']),
   ({'select': 'best'}, ['validation=5000']),
-  # The noise has fewer examples than would be held out.
-  ({'validation': True}, ['5000', '100 examples']),
+  # The noise has 100 examples.
+  ({'validation': 100}, ['validation size 100', '1 to 99']),
+  ({'validation': -1}, ['validation size -1', '1 to 99']),
+  ({'seed': -1}, ['seed is -1']),
   ({'batch_size': 15}, ['batch size 15', '2 devices', 'take 14']),
   ({'batch_size': 0}, ['batch size 0', 'take 2']),
   ({'batch_size': 102}, ['batch size 102', '100 training examples']),
@@ -173,15 +181,21 @@ BAD_KEYS = [
   ({'scratch.schedule': 'linear'}, ["schedule 'linear'", 'steps, cosine']),
   ({'train_teacher.schedule': 'exp', 'method': 'kd'}, ["schedule 'exp'"]),
   ({'train_teacher.epochs': 0, 'method': 'kd'}, ['teacher/train_teacher']),
+  ({'train_teacher.alpha': 0.5, 'method': 'kd'}, ['labels alone', 'must be 1']),
   # What only a later phase would trip over stops the run at its start.
   ({'finetune.temperature': 0, 'method': 'lit'}, ['lit/finetune']),
   ({'lit.blocks': '0,3', 'method': 'lit'}, ['block 3', '0 to 2']),
+  ({'lit.blocks': '1,1', 'method': 'lit'}, ['(1, 1)', 'only once']),
   ({'lit.blocks': '-1', 'method': 'lit'}, ['block -1', '0 to 2']),
   ({'lit.blocks': 'first', 'method': 'lit'}, ["'first'", "'0,2'"]),
   ({'lit.ir_loss': 'l3', 'method': 'lit'}, ["ir_loss 'l3'", 'smooth_l1']),
   ({'lit.running_statistics': 'x', 'method': 'lit'}, ['student, both']),
   ({'lit.copy': 'stem,neck', 'method': 'lit'}, ["'neck'", 'blocks_2, head']),
   ({'lit.frozen': 'blocks_3', 'method': 'lit'}, ["'blocks_3'", 'blocks_2']),
+  (
+    {'lit.copy': 'blocks_1', 'teacher.depth': 14, 'method': 'lit'},
+    ['lit/lit', "'blocks_1'", 'other layers'],
+  ),
   *(
     ({f'lit.{key}': value, 'method': 'lit'}, [f'{key} is {value}', '[0, 1]'])
     for key in ('alpha', 'beta')
@@ -222,9 +236,9 @@ def test_networks_that_do_not_fit(small, tmp_path):
 
 
 def test_an_option_of_another_family(small, tmp_path):
-  # ResNet has no cardinality.
+  # ResNeXt's options stay where only the family is changed.
   line = _error(small({'student.family': 'resnet'}, config='resnext'))
-  assert 'cardinality' in line
+  assert 'model resnet: ' in line and 'unexpected keyword' in line
   assert not (tmp_path / 'run').exists()
 
 
@@ -282,6 +296,12 @@ def test_unexpected_argument(main, tmp_path):
     (UserError('so it is; do that'), 2, 'error: so it is; do that\n'),
     (Interrupted('saved; go on', 15), 143, 'saved; go on\n'),
     (Interrupted('saved; go on', 2), 130, 'saved; go on\n'),
+    (
+      RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes'),
+      2,
+      'error: out of device memory; lower --config.steps_per_call or '
+      '--config.batch_size, in a new workdir\n',
+    ),
     # A second signal.
     (KeyboardInterrupt(), 130, 'stopped at once; the last checkpoint stands\n'),
   ],
@@ -518,9 +538,19 @@ def test_damaged_config(text, small, stopped_early):
 def test_results_of_an_unknown_config(small, tmp_path):
   workdir = tmp_path / 'run'
   workdir.mkdir()
-  (workdir / 'results.json').write_text('{}')
-  assert 'without config.json' in _error(small())
-  assert _files(workdir) == {'results.json': b'{}'}
+  text = json.dumps({'rows': [{'method': 'scratch', 'accuracy': 1.0}]})
+  (workdir / 'results.json').write_text(text)
+  assert 'config.json' in _error(small())
+  assert _files(workdir) == {'results.json': text.encode()}
+
+
+def test_a_workdir_in_use(small, stopped_early):
+  before = _files(stopped_early)
+  with (stopped_early / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    line = _error(small())
+  assert f'another run is at work in {stopped_early}' in line
+  assert _files(stopped_early) == before
 
 
 @pytest.mark.parametrize('below', ['', 'deeper'])
@@ -555,9 +585,9 @@ def _full_in_tensorstore():
 
 
 def _assert_full(outcome, workdir):
+  # Before it, lines told of the epochs.
   line = _error((outcome[0], '', outcome[2]))
-  assert 'no space left' in line.lower()
-  assert str(workdir) in line and 'run the same command again' in line
+  assert 'no space left' in line.lower() and str(workdir) in line
 
 
 @pytest.mark.parametrize('error', [_full, _full_in_tensorstore])
@@ -576,6 +606,7 @@ def test_disk_full_at_a_checkpoint(error, small, monkeypatch, tmp_path):
     patch.setattr(ocp.CheckpointManager, 'save', fail_second)
     outcome = small()
   _assert_full(outcome, tmp_path / 'run')
+  assert 'run the same command again to go on' in outcome[2]
   assert saved == [STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
   assert [p.name for p in folder.iterdir()] == [str(STEPS_PER_EPOCH)]
   first = _files(folder)
@@ -615,7 +646,7 @@ def test_disk_full_at_a_small_file(name, small, monkeypatch, tmp_path):
     patch.setattr(pathlib.Path, 'write_text', fail)
     outcome = small({'scratch.epochs': 1})
   _assert_full(outcome, workdir)
-  assert not (workdir / 'config.json').exists() or name != 'config.json'
+  assert (workdir / 'config.json').exists() == (name != 'config.json')
   assert not (workdir / 'scratch' / 'student').exists()
   assert not (workdir / 'results.json').exists()
   code, _, _ = small({'scratch.epochs': 1})
@@ -676,9 +707,10 @@ def test_signals_and_going_on(tmp_path):
     finally:
       process.kill()
     assert process.returncode == code, err
-    assert err.count('\n') == 1 and 'Traceback' not in err
-    assert 'stopped in scratch/scratch at step' in err
-    assert 'run the same command again to go on' in err
+    soon, stopped = err.splitlines()
+    assert 'once more stops at once' in soon
+    assert 'stopped in scratch/scratch at step' in stopped
+    assert 'run the same command again to go on' in stopped
     steps = [json.loads(r)['step'] for r in records()]
     assert steps == sorted(steps)
     step = int(err.split('at step ')[1].split()[0])

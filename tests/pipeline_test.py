@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +210,7 @@ def _files(folder):
   return {
     str(p.relative_to(folder)): p.read_bytes()
     for p in sorted(folder.rglob('*'))
-    if p.is_file()
+    if p.is_file() and p.name != '.lock'
   }
 
 
@@ -379,19 +380,35 @@ def _no_training(*args, **kwargs):
   raise AssertionError('trained')
 
 
-@pytest.mark.parametrize('lost', [None, 'results.json'])
-def test_again_changes_nothing(lost, finished, monkeypatch, no_report):
-  if lost:
-    (finished.workdir / lost).unlink()
+@pytest.mark.parametrize('damage', [None, 'lost', '', '{', '[]', '{"rows": 1}'])
+def test_again_changes_nothing(damage, finished, monkeypatch, no_report):
   before = _files(finished.workdir)
+  if damage == 'lost':
+    (finished.workdir / 'results.json').unlink()
+  elif damage is not None:
+    (finished.workdir / 'results.json').write_text(damage)
   monkeypatch.setattr(loop, 'run', _no_training)
   monkeypatch.setattr(networks, 'save', _no_training)
   again = compress.run(finished.job, finished.workdir, StopRequest())
-  assert again['rows'] == finished.results['rows']
-  after = _files(finished.workdir)
-  if lost:
-    assert after.pop(lost)
-  assert after == before
+  assert again == finished.results
+  assert _files(finished.workdir) == before
+
+
+def test_one_more_method(finished, tmp_path, monkeypatch, no_report):
+  shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+  trained = []
+
+  def skip(phase, workdir, variables, stop):
+    trained.append((phase.method, phase.name))
+    return loop.PhaseResult(parallel.replicate(variables), 1.0)
+
+  monkeypatch.setattr(loop, 'run', skip)
+  more = phases.Method('more', (_phase('more', KD),))
+  results = compress.run(_job('kd', more), tmp_path, StopRequest())
+  assert trained == [('more', 'more')]
+  teacher, _, kd, _ = finished.results['rows']
+  assert results['rows'][:2] == [teacher, kd]
+  assert results['rows'][2]['method'] == 'more'
 
 
 # A teacher that is given.
@@ -534,8 +551,6 @@ def test_a_workdir_as_teacher(finished, through):
   [
     ([1], ['lit/lit at step 4 of 12']),
     ([2], ['lit/lit at step 6 of 12']),
-    ([4], ['before lit/finetune']),
-    ([6], ['lit/finetune at step 6 of 12']),
     # Every further run makes one call and is stopped again.
     (
       [3, 1, 1, 1, 1],
@@ -573,27 +588,46 @@ def _truncate(folder):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize('damaged, again', [([10], 1), ([6, 10], 3)])
-def test_damaged_checkpoints(
-  damaged, again, finished, through, tmp_path, trace, no_report, capsys
-):
+@pytest.fixture
+def stopped_late(finished, tmp_path, trace, no_report):
+  """Within the last epoch; the phase has checkpoints at steps 6 and 10."""
   job = _job('lit', teacher=finished.workdir)
   assert 'finetune at step 10' in _interrupt(job, tmp_path, 7)
   folder = tmp_path / 'lit' / 'finetune'
   assert _steps(folder) == [6, 10]
-  for step in damaged:
-    _truncate(folder / str(step))
+  return job, folder
+
+
+def test_newest_checkpoint_damaged(
+  stopped_late, through, tmp_path, trace, capsys
+):
+  job, folder = stopped_late
+  _truncate(folder / '10')
   capsys.readouterr()
   results = compress.run(job, tmp_path, StopRequest())
-  told = capsys.readouterr().err.splitlines()
-  assert [line.split(' in ')[0] for line in told] == [
-    f'checkpoint {step}' for step in reversed(damaged)
-  ]
-  assert all('cannot be read' in line for line in told)
-  for step in damaged:
-    assert (folder / f'{step}.damaged').is_dir()
+  damaged, going_on = capsys.readouterr().err.splitlines()
+  assert f'checkpoint 10 in {folder} cannot be read' in damaged
+  assert 'from checkpoint 6' in going_on
+  assert (folder / '10.damaged').is_dir()
   _assert_as_through(tmp_path, results, through)
-  assert trace.calls == through[2].calls + again
+  # Only the one call between the two was made again.
+  assert trace.calls == through[2].calls + 1
+
+
+def test_every_checkpoint_damaged(stopped_late, through, tmp_path, trace):
+  job, folder = stopped_late
+  for step in (6, 10):
+    _truncate(folder / str(step))
+  before = _files(tmp_path)
+  with pytest.raises(UserError, match='no checkpoint in .* can be read') as e:
+    compress.run(job, tmp_path, StopRequest())
+  assert str(folder) in str(e.value) and 'remove' in str(e.value)
+  assert '\n' not in str(e.value)
+  assert _files(tmp_path) == before
+  shutil.rmtree(folder)
+  results = compress.run(job, tmp_path, StopRequest())
+  _assert_as_through(tmp_path, results, through)
+  assert trace.calls == through[2].calls + 3
 
 
 # Which checkpoints are kept, and with which network a phase ends.
@@ -748,18 +782,37 @@ def test_a_held_out_loss_that_is_not_finite(tmp_path, monkeypatch, no_report):
   )
   with pytest.raises(UserError, match='test loss is nan after epoch 2 of'):
     compress.run(_job(_scratch(2)), tmp_path, StopRequest())
+  _assert_only_the_good_checkpoint(tmp_path)
+
+
+def test_parameters_that_the_last_step_spoiled(
+  tmp_path, monkeypatch, no_report
+):
+  map_train = parallel.map_train
+
+  def mapped(program):
+    call = map_train(program)
+
+    def spoil(current, *rest):
+      current, metrics = call(current, *rest)
+      if int(current.step) == PER_EPOCH + PER_CALL:
+        head = jax.tree.map(lambda x: x + jnp.inf, current.params['head'])
+        current = current.replace(params=current.params | {'head': head})
+      return current, metrics
+
+    return spoil
+
+  monkeypatch.setattr(parallel, 'map_train', mapped)
+  with pytest.raises(UserError, match='after step 10 of scratch/scratch'):
+    compress.run(_job(_scratch(2)), tmp_path, _stop_at(monkeypatch, call=3))
   assert _steps(tmp_path / 'scratch' / 'scratch') == [PER_EPOCH]
-  assert not (tmp_path / 'scratch' / 'student').exists()
+  assert int(_restored(tmp_path / 'scratch' / 'scratch').step) == PER_EPOCH
 
 
 def test_skipped_steps_are_not_fatal(tmp_path, monkeypatch, no_report):
   # So large that the first gradients overflow; it halves at each such step.
-  huge = DynamicScale(scale=jnp.float32(2.0**24))
-  monkeypatch.setattr(
-    precision.Policy,
-    'initial_scale',
-    lambda policy: huge if policy.scales_loss else None,
-  )
+  huge = DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2.0**24))
+  monkeypatch.setattr(precision.Policy, 'initial_scale', lambda policy: huge)
   compress.run(_job(_scratch(2), precision='fp16'), tmp_path, StopRequest())
   first, last = _records(tmp_path, 'train')
   skipped = round(PER_EPOCH * (first['skipped'] + last['skipped']))
