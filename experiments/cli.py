@@ -102,11 +102,12 @@ def _run(build, argv: Sequence[str], stop: StopRequest) -> None:
   if not _WORKDIR.value:
     raise UserError('no workdir; give --workdir=DIR, a folder for the results')
   try:
+    # A file that is missing is found at the first look into it.
     config = _CONFIG.value
+    names = recipes.method_names(config)
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
-  names = recipes.method_names(config)
   results = compress.finished(workdir, recipes.as_json(config), names)
   if results is None:
     results = compress.run(build(config), workdir, stop)

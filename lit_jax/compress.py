@@ -237,13 +237,17 @@ def _compare_config(workdir, config):
   try:
     old = json.loads(path.read_text())
   except FileNotFoundError:
+    if (workdir / _RESULTS).exists():
+      raise UserError(
+        f'{workdir} holds results without {_CONFIG}; choose another --workdir'
+      ) from None
     return
   except OSError as error:
     raise _unusable(workdir, error) from None
   except ValueError:
     raise UserError(
-      f'{path} is damaged; choose another --workdir, or remove that file to go '
-      'on with this configuration'
+      f'{path} is damaged, so what {workdir} was made with is not known; '
+      'choose another --workdir'
     ) from None
   # Through JSON, so that tuples and lists compare equal.
   new = json.loads(json.dumps(config))

@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM: finish the call that runs, save, and say how to go on."""
 
 import contextlib
+import os
 import signal
-import sys
 import types
 from collections.abc import Iterator
 
@@ -35,7 +35,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if request.number is not None:
       raise KeyboardInterrupt
     request.number = number
-    print('stopping soon; once more stops at once', file=sys.stderr)
+    # Not print: the signal may have come within a write to the same stream.
+    os.write(2, b'stopping soon; once more stops at once\n')
 
   numbers = (signal.SIGINT, signal.SIGTERM)
   previous = {number: signal.signal(number, ask) for number in numbers}

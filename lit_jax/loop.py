@@ -1,5 +1,6 @@
 """The one Python loop: runs a phase from where its checkpoint stands."""
 
+import contextlib
 import math
 import pathlib
 import time
@@ -108,15 +109,17 @@ def run(
   seconds = logs.drop_after(
     workdir / logs.METRICS, phase.method, phase.name, int(current.step)
   )
-  log = logs.PhaseLog(workdir, phase.method, phase.name, int(current.step))
+  step = int(current.step)
   try:
-    current, seconds = _train(
-      phase, folder, current, checkpoints, log, seconds, stop
-    )
+    if step < phase.total_steps:
+      log = logs.PhaseLog(workdir, phase.method, phase.name, step)
+      with contextlib.closing(log):
+        current, seconds = _train(
+          phase, folder, current, checkpoints, log, seconds, stop
+        )
     if phase.select_best:
       current = checkpoints.restore_best(current) or current
   finally:
-    log.close()
     checkpoints.close()
   return PhaseResult(current.variables, seconds)
 
@@ -221,14 +224,14 @@ def _evaluate(phase, current, step, seconds, log, bar):
   """After an epoch: one record and one line; returns the accuracy."""
   values = phase.evaluate(current.variables)
   epoch = step // phase.feed.steps_per_epoch
-  log.write(
-    phase.held_out, step, epoch, values | {'train_seconds': round(seconds, 3)}
-  )
   if not all(map(math.isfinite, values.values())):
     raise UserError(
       f'the {phase.held_out} loss is {values["loss"]} after epoch {epoch} of '
       f'{phase.method}/{phase.name}; the checkpoint before it is kept'
     )
+  log.write(
+    phase.held_out, step, epoch, values | {'train_seconds': round(seconds, 3)}
+  )
   skipped = ''
   if current.loss_scale is not None:
     skipped = f'  {int(current.skipped)} steps skipped'

@@ -128,5 +128,6 @@ def _check_spec(folder, found, wanted):
 
 def first_line(error: BaseException) -> str:
   """The first line of an error's text, shortened, for one-line messages."""
-  lines = str(error).strip().splitlines()
-  return (lines[0] if lines else type(error).__name__)[:160]
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  # TensorStore ends its messages with where to find more.
+  return lines[0].split('. See full')[0][:160]

@@ -58,8 +58,8 @@ NOISE = sources.Dataset(
   'noise',
   {'train': _noise(100), 'test': _noise(41)},
   10,
-  (0.5, 0.5, 0.5),
-  (0.25, 0.25, 0.25),
+  (0.5, 0.4, 0.3),
+  (0.25, 0.2, 0.3),
   True,
 )
 
@@ -538,7 +538,18 @@ def test_damaged_config(text, small, stopped_early):
 def test_results_of_an_unknown_config(small, tmp_path):
   workdir = tmp_path / 'run'
   workdir.mkdir()
-  text = json.dumps({'rows': [{'method': 'scratch', 'accuracy': 1.0}]})
+  row = {
+    'method': 'scratch',
+    'model': 'resnet-8',
+    'depth': 8,
+    'parameters': 1,
+    'macs': 1,
+    'accuracy': 1.0,
+    'epochs': 1,
+    'train_seconds': 1.0,
+    'latency_ms': {'1': 1.0, '128': 1.0},
+  }
+  text = json.dumps({'dataset': 'noise', 'seed': 0, 'rows': [row]})
   (workdir / 'results.json').write_text(text)
   assert 'config.json' in _error(small())
   assert _files(workdir) == {'results.json': text.encode()}
@@ -669,7 +680,7 @@ def _wait(process, done):
 
 def test_signals_and_going_on(tmp_path):
   workdir = tmp_path / 'run'
-  keys = SMALL | {'batch_size': 100, 'scratch.epochs': 4}
+  keys = SMALL | {'batch_size': 100, 'scratch.epochs': 3}
   command = [
     sys.executable,
     '-m',
@@ -720,5 +731,5 @@ def test_signals_and_going_on(tmp_path):
   out, err = process.communicate(timeout=120)
   assert (process.returncode, err) == (0, '')
   assert 'scratch' in out and 'report.html' in out
-  assert json.loads(records()[-1])['step'] == 4 * 2000 // 100
+  assert json.loads(records()[-1])['step'] == 3 * 2000 // 100
   assert json.loads((workdir / 'results.json').read_text())['rows']
