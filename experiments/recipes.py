@@ -49,6 +49,7 @@ def compression(config: Config) -> compress.Run:
       weight_decay=config.weight_decay,
       steps_per_call=config.steps_per_call,
       select=config.select,
+      crop=config.crop,
     ),
     config=as_json(config),
   )

@@ -83,6 +83,7 @@ class Training:
     steps_per_call: how many steps one call of the program makes.
     select: 'last' (a phase ends with its last epoch's network) or 'best'
       (with its best epoch's on the validation split, which must exist).
+    crop: whether training images are shifted by up to 4 pixels.
   """
 
   batch_size: int
@@ -92,6 +93,7 @@ class Training:
   weight_decay: float
   steps_per_call: int
   select: str
+  crop: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,10 @@ class Context:
   @property
   def preprocess(self) -> Preprocess:
     return Preprocess(
-      self.dataset.mean, self.dataset.std, flip=self.dataset.flip
+      self.dataset.mean,
+      self.dataset.std,
+      crop=self.training.crop,
+      flip=self.dataset.flip,
     )
 
   @property

@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.precision = 'fp32'  # or 'bf16', 'fp16'
   config.batch_size = 32
+  config.crop = True  # shift training images by up to 4 pixels
   config.momentum = 0.9
   config.weight_decay = 1e-4
   config.select = 'last'  # or 'best', on the validation split
