@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 bad input; 128 + the signal's number when stopped.
 
 import errno
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -50,13 +51,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except (KeyError, AttributeError) as error:
-    # ml_collections names the nearest key.
-    text = str(error.args[0]) if error.args else ''
-    # An AttributeError carries the quoted text of a KeyError.
-    text = text.replace('\\n', ' ').replace("\\'", "'").strip('"')
-    sys.exit(_fail(f'unknown config key {" ".join(text.split())}'))
+    sys.exit(_fail(_unknown_key(str(error.args[0] if error.args else error))))
   except _FLAG_ERRORS as error:
     sys.exit(_fail(f'{" ".join(str(error).split())}; see --help'))
+
+
+def _unknown_key(text: str) -> str:
+  """One line from what ml_collections says, in quotes within quotes."""
+  names = re.findall(r'[\w.]+', text.replace('\\n', ' '))
+  nearest = re.search(r'Did you mean "(\w+)"', text)
+  hint = f"; perhaps '{nearest[1]}'" if nearest else ''
+  return f"unknown config key '{names[0]}'{hint}" if names else text
 
 
 def _exit_code(build, argv) -> int:
