@@ -45,7 +45,8 @@ def build(
 
 def title(spec: Mapping[str, Any]) -> str:
   """The name in tables, such as 'resnet-20' or 'resnext-20 (32x4d)'."""
-  size = list(spec['units']) if spec.get('units') else spec.get('depth', '')
+  units = spec.get('units')
+  size = '/'.join(map(str, units)) if units else spec.get('depth', '')
   name = f'{spec["family"]}-{size}'
   if 'cardinality' in spec:
     name += f' ({spec["cardinality"]}x{spec["base_width"]}d)'
