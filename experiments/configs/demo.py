@@ -8,8 +8,8 @@ images, of which the students see 2,000. Scratch learns from their labels
 alone, KD from the teacher's logits too, LIT from its intermediate
 representations as well. All three train for the same number of epochs, with a
 batch size, learning rates and a β that were chosen on 500 of the 2,000 images,
-held out (docs/results.md); the test images chose nothing. Cost: a few minutes
-on two CPU cores; the README has the table that came out.
+held out (docs/results.md). Cost: a few minutes on two CPU cores; the README has
+the table that came out.
 """
 
 from ml_collections import ConfigDict
