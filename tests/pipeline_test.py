@@ -888,3 +888,32 @@ def test_ir_errors_by_numpy(trained_pair):
     ):
       wanted = np.square(np.asarray(h) - wide).mean() / wide.var()
       assert found[f'blocks_{i}'][kind] == pytest.approx(wanted, rel=1e-4)
+
+
+def _with_train(**changes):
+  splits = DATASET.splits
+  train = splits['train']._replace(**changes)
+  return dataclasses.replace(DATASET, splits=splits | {'train': train})
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'labels': DATASET.splits['train'].labels + 1}, r'labels from 1 to 10'),
+    ({'labels': DATASET.splits['train'].labels - 1}, r'labels from -1 to 8'),
+    ({'labels': DATASET.splits['test'].labels}, r'100 images and labels of'),
+    (
+      {'images': DATASET.splits['train'].images.astype(np.float32)},
+      r'images are float32 \(100, 8, 8, 3\)',
+    ),
+    (
+      {'images': DATASET.splits['train'].images[..., :1]},
+      r'images are uint8 \(100, 8, 8, 1\)',
+    ),
+  ],
+)
+def test_data_of_ones_own_that_does_not_fit(tmp_path, changes, words):
+  job = _job('scratch', dataset=_with_train(**changes))
+  with pytest.raises(UserError, match=f'noise, split train: {words}'):
+    compress.run(job, tmp_path / 'run', StopRequest())
+  assert not (tmp_path / 'run').exists()
