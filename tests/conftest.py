@@ -22,8 +22,14 @@ jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 # Every other warning fails the test that raises it. Each entry says why it
-# may be passed over; none is needed at present.
-ALLOWED_WARNINGS: tuple[str, ...] = ()
+# may be passed over.
+ALLOWED_WARNINGS: tuple[str, ...] = (
+  # Orbax gives up reading a damaged checkpoint at the first bad array, and
+  # leaves its other reads unfinished in a closed event loop; when they are
+  # collected, in whichever test, is chance.
+  'ignore:Exception ignored in. (None|<coroutine object _read_array)'
+  ':pytest.PytestUnraisableExceptionWarning',
+)
 
 CLASSES = 5
 SHAPE = (8, 8, 3)
