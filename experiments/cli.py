@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from experiments import recipes
+from experiments import recipes, startup
 from lit_jax import compress, report
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted, StopRequest, stop_on_signals
@@ -115,7 +115,10 @@ def _run(build, argv: Sequence[str], stop: StopRequest) -> None:
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
   results = compress.finished(workdir, recipes.as_json(config), names)
   if results is None:
-    results = compress.run(build(config), workdir, stop)
+    startup.use_cores(config.batch_size)
+    startup.keep_programs(workdir)
+    first_steps = startup.FirstSteps()
+    results = compress.train(build(config), workdir, stop, first_steps)
   Console().print(report.table(results))
   print(f'report: {workdir / "report.html"}')
 

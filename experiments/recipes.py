@@ -67,6 +67,7 @@ def method_names(config: Config) -> tuple[str, ...]:
 
 
 def _names(text: str, what: str) -> tuple[str, ...]:
+  """The names of a comma list, each once; none of an empty text."""
   names = tuple(name.strip() for name in text.split(',')) if text else ()
   if not all(names) or len(set(names)) < len(names):
     raise UserError(
@@ -111,8 +112,8 @@ def _phase(config, name):
     milestones=tuple(m * ratio for m in sheet.milestones),
     decay=sheet.decay,
     warmup_epochs=sheet.warmup_epochs * ratio,
-    copy=_parts(sheet.copy),
-    frozen=_parts(sheet.frozen),
+    copy=_names(sheet.copy, f'{name}.copy'),
+    frozen=_names(sheet.frozen, f'{name}.frozen'),
   )
 
 
@@ -121,10 +122,6 @@ def _sheet(config: Config, name: str) -> Config:
   if not isinstance(sheet, ConfigDict) or 'learning_rate' not in sheet:
     raise UserError(f'methods name a phase {name!r} that the config has not')
   return sheet
-
-
-def _parts(text: str) -> tuple[str, ...]:
-  return tuple(name.strip() for name in text.split(',') if name.strip())
 
 
 def _spec(sheet: Config) -> dict[str, Any]:

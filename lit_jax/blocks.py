@@ -91,8 +91,9 @@ def _init(net, key):
 def shapes(net: BlockNet) -> dict[str, Any]:
   """The variables' shapes and dtypes, without computing anything."""
   x = jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32)
-  variables = dict(jax.eval_shape(net.init, jax.random.key(0), x))
-  return {'batch_stats': {}} | variables
+  # Even the key only in the abstract; making one would compile a program.
+  init = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), x)
+  return {'batch_stats': {}} | dict(init)
 
 
 def cut_shapes(net: BlockNet) -> dict[str, tuple[int, ...]]:

@@ -39,6 +39,7 @@ from lit_jax.data.sources import Dataset
 from lit_jax.errors import UserError
 from lit_jax.interrupt import StopRequest
 from lit_jax.latency import latency_ms
+from lit_jax.loop import FirstCall
 from lit_jax.network_summary import summary
 from lit_jax.phases import Context, Method, Training
 from lit_jax.precision import policy
@@ -79,7 +80,7 @@ class Run:
 
 
 def run(job: Run, workdir: pathlib.Path, stop: StopRequest) -> dict[str, Any]:
-  """Trains what is not trained yet; returns and writes the results.
+  """The results of a run: of `finished`, or else of `train`.
 
   Args:
     job: what to do.
@@ -93,23 +94,49 @@ def run(job: Run, workdir: pathlib.Path, stop: StopRequest) -> dict[str, Any]:
     UserError: bad input, before anything is trained where possible.
     Interrupted: asked to stop; saved.
   """
-  workdir = workdir.expanduser()
   names = tuple(method.name for method in job.methods)
   done = finished(workdir, job.config, names)
-  if done is not None:
-    return done
+  return train(job, workdir, stop) if done is None else done
+
+
+def train(
+  job: Run,
+  workdir: pathlib.Path,
+  stop: StopRequest,
+  first_call: FirstCall | None = None,
+) -> dict[str, Any]:
+  """Trains what is not trained yet; returns and writes the results.
+
+  Args:
+    job: what to do.
+    workdir: made if missing.
+    stop: asked between calls whether to stop.
+    first_call: see `loop.FirstCall`.
+
+  Returns:
+    The content of `results.json`.
+
+  Raises:
+    UserError: bad input, before anything is trained where possible.
+    Interrupted: asked to stop; saved.
+  """
+  workdir = workdir.expanduser()
   teacher, student = _check(job)
   with _claimed(workdir, job.config):
-    context = Context(workdir, job.dataset, job.training, stop)
-    rows, teacher_variables = [], None
+    context = Context(workdir, job.dataset, job.training, stop, first_call)
+    teacher_variables = None
     if needs_teacher(job):
-      row, teacher_variables = _teacher(job, context, teacher)
-      rows.append(row)
+      teacher_variables = _teacher(job, context, teacher)
+    rows = []
     for method in job.methods:
       folder = workdir / method.name / STUDENT
       if not networks.exists(folder):
         _student(job, context, method, teacher, student, teacher_variables)
       rows.append(networks.describe(folder)[1]['row'])
+    if teacher_variables is not None:
+      # Last, for a given teacher's takes seconds that training need not await.
+      row = _teacher_row(job, context, teacher, teacher_variables)
+      rows.insert(0, row)
     results = {
       'dataset': job.dataset.name,
       'seed': job.training.seed,
@@ -206,11 +233,9 @@ def _check_dataset(dataset: Dataset, shape: tuple[int, ...]) -> None:
 
 @contextlib.contextmanager
 def _claimed(workdir, config):
-  """Makes the workdir, writes its configuration, and keeps others out."""
+  """Makes the workdir, of this configuration alone, and keeps others out."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / _CONFIG).exists():
-      _write_json(workdir / _CONFIG, config)
     lock = (workdir / '.lock').open('w')
   except OSError as error:
     raise _unusable(workdir, error) from None
@@ -222,6 +247,12 @@ def _claimed(workdir, config):
         f'another run is at work in {workdir}; wait for it, or choose another '
         '--workdir'
       ) from None
+    _compare_config(workdir, config)
+    try:
+      if not (workdir / _CONFIG).exists():
+        _write_json(workdir / _CONFIG, config)
+    except OSError as error:
+      raise _unusable(workdir, error) from None
     yield
 
 
@@ -297,22 +328,25 @@ def _given_teacher(job):
 
 
 def _teacher(job, context, net):
-  """The teacher's row and variables: given, trained before, or trained now."""
+  """The teacher's variables: given, trained before, or trained now."""
   if job.teacher_checkpoint:
-    _, variables, _ = _given_teacher(job)
-    variables = parallel.replicate(variables)
-    evaluate = evaluation.evaluator(
-      net, context.preprocess, job.dataset.splits['test']
-    )
-    accuracy = evaluate(variables)['accuracy']
-    row = _row(job, TEACHER, job.teacher, variables, accuracy, 0, 0.0)
-    return row, variables
+    return parallel.replicate(_given_teacher(job)[1])
   folder = context.workdir / TEACHER / STUDENT
   if not networks.exists(folder):
     result = phases.run_method(context, job.teacher_method, net, None, None)
     _save(job, context, job.teacher_method, job.teacher, net, result, {})
-  _, variables, facts = networks.load(folder, job.teacher)
-  return facts['row'], parallel.replicate(variables)
+  return parallel.replicate(networks.load(folder, job.teacher)[1])
+
+
+def _teacher_row(job, context, net, variables):
+  """The row of the teacher, which a given one does not bring along."""
+  if not job.teacher_checkpoint:
+    return networks.describe(context.workdir / TEACHER / STUDENT)[1]['row']
+  evaluate = evaluation.evaluator(
+    net, context.preprocess, job.dataset.splits['test']
+  )
+  accuracy = evaluate(variables)['accuracy']
+  return _row(job, TEACHER, job.teacher, variables, accuracy, 0, 0.0)
 
 
 def _student(job, context, method, teacher, student, teacher_variables):

@@ -3,8 +3,10 @@
 Both carry a backward pass of their own. XLA's CPU backend runs the automatic
 gradient of a convolution inside a loop through an unoptimised path (weight
 gradients over a hundred times slower); written as plain NHWC/HWIO
-convolutions, the same sums stay on the fast path. On other devices convolution
-keeps its automatic gradient.
+convolutions, the same sums stay on the fast path. On a CPU, a grouped
+convolution becomes dense ones of several groups each, and a 1x1 convolution a
+product of matrices. On other devices convolution is XLA's own, with its
+automatic gradient. docs/performance.md has what each form gains.
 """
 
 import functools
@@ -19,6 +21,8 @@ from jax import lax
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 _STATISTICS_MOMENTUM = 0.9
 _EPSILON = 1e-5
+# Channels at which XLA's dense convolution reaches its speed on a CPU.
+_DENSE_WIDTH = 32
 
 # Fan-out He initialisation, as the original ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -40,21 +44,19 @@ def _same_padding(kernel_shape):
   return [((k - 1) // 2, (k - 1) // 2) for k in kernel_shape[:2]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x, kernel, strides, groups):
-  return _convolve(x, kernel, strides, _same_padding(kernel.shape), groups)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, strides):
+  return _convolve(x, kernel, strides, _same_padding(kernel.shape))
 
 
-def _conv_forward(x, kernel, strides, groups):
-  return _conv(x, kernel, strides, groups), (x, kernel)
+def _conv_forward(x, kernel, strides):
+  return _conv(x, kernel, strides), (x, kernel)
 
 
-def _conv_backward(strides, groups, residuals, dy):
+def _conv_backward(strides, residuals, dy):
   x, kernel = residuals
-  dense = block_diagonal(kernel, groups)
-  dx = _input_gradient(x.shape, dense, strides, dy)
-  dk = _kernel_gradient(x, kernel.shape[:2], strides, dy)
-  return dx, _diagonal_blocks(dk, groups)
+  dx = _input_gradient(x.shape, kernel, strides, dy)
+  return dx, _kernel_gradient(x, kernel.shape[:2], strides, dy)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
@@ -111,16 +113,28 @@ def block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
   return dense.reshape(kh, kw, groups * c_in, c_out)
 
 
-def _diagonal_blocks(dense, groups):
-  """The inverse of block_diagonal: keeps what lies inside the groups."""
-  if groups == 1:
-    return dense
-  kh, kw, c_in, c_out = dense.shape
-  blocks = dense.reshape(
-    kh, kw, groups, c_in // groups, groups, c_out // groups
-  )
-  inside = jnp.einsum('hwgigo->hwigo', blocks)
-  return inside.reshape(kh, kw, c_in // groups, c_out)
+def _pointwise(x, kernel, strides):
+  """A 1x1 convolution as a product of matrices."""
+  return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
+
+
+def _grouped(x, kernel, strides, groups):
+  """A grouped convolution as dense ones, each of several groups at once."""
+  merged = _merged_groups(groups, kernel.shape[2])
+  parts = groups // merged
+  outputs: list[Any] = [
+    _conv(x, block_diagonal(kernel, merged), strides)
+    for x, kernel in zip(
+      jnp.split(x, parts, axis=3), jnp.split(kernel, parts, axis=3), strict=True
+    )
+  ]
+  return jnp.concatenate(outputs, axis=3)
+
+
+def _merged_groups(groups, width):
+  """How many groups of `width` channels make up to 32, and divide `groups`."""
+  wanted = max(1, _DENSE_WIDTH // width)
+  return max(m for m in range(1, wanted + 1) if groups % m == 0)
 
 
 def conv(x, kernel, strides=(1, 1), groups=1):
@@ -135,9 +149,18 @@ def conv(x, kernel, strides=(1, 1), groups=1):
   Returns:
     [n, h', w', c_out] in x's dtype.
   """
-  if jax.default_backend() == 'cpu':
-    return _conv(x, kernel, strides, groups)
-  return _convolve(x, kernel, strides, _same_padding(kernel.shape), groups)
+  if not on_cpu():
+    return _convolve(x, kernel, strides, _same_padding(kernel.shape), groups)
+  if groups > 1:
+    return _grouped(x, kernel, strides, groups)
+  if kernel.shape[:2] == (1, 1):
+    return _pointwise(x, kernel, strides)
+  return _conv(x, kernel, strides)
+
+
+def on_cpu() -> bool:
+  """Whether computations run on the CPU, which has fast forms of its own."""
+  return jax.default_backend() == 'cpu'
 
 
 class Conv(nn.Module):

@@ -26,6 +26,9 @@ _LOG_STEPS = 100
 _SAVE_SECONDS = 600.0
 
 Variables = dict[str, Any]
+# Given the number of steps of a phase's first call, once they are done; returns
+# a line to print, or None.
+FirstCall = Callable[[int], str | None]
 
 
 class PhaseRun(NamedTuple):
@@ -45,6 +48,7 @@ class PhaseRun(NamedTuple):
     evaluate: of variables on that split.
     select_best: whether the phase ends with its best epoch's network, by
       accuracy on that split, and not with its last.
+    first_call: told of the first call, the one that compiles.
   """
 
   method: str
@@ -59,6 +63,7 @@ class PhaseRun(NamedTuple):
   held_out: str
   evaluate: Callable[[Variables], dict[str, float]]
   select_best: bool
+  first_call: FirstCall | None = None
 
   @property
   def total_steps(self) -> int:
@@ -129,7 +134,7 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
   program = parallel.map_train(steps.train_program(phase.plan))
   teacher = None if phase.teacher is None else parallel.replicate(phase.teacher)
   waiting: list[_Waiting] = []
-  step = int(current.step)
+  step = begin = int(current.step)
   started = saved = time.monotonic()
   with _ProgressBar(phase, step) as bar:
     while step < phase.total_steps:
@@ -142,6 +147,10 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
         phase.key,
       )
       count = int(superbatch.count)
+      if step == begin and phase.first_call is not None:
+        jax.block_until_ready(metrics)
+        if line := phase.first_call(count):
+          bar.line(line)
       waiting.append(_Waiting(step, count, metrics))
       step += count
       ends_epoch = step % phase.feed.steps_per_epoch == 0

@@ -105,12 +105,14 @@ class Context:
     dataset: with splits 'train', 'test', and 'validation' where held out.
     training: shared settings.
     stop: set when the run is asked to stop.
+    first_call: see `loop.FirstCall`.
   """
 
   workdir: pathlib.Path
   dataset: Dataset
   training: Training
   stop: StopRequest
+  first_call: loop.FirstCall | None = None
 
   @property
   def preprocess(self) -> Preprocess:
@@ -291,4 +293,5 @@ def _phase_run(context, method, index, net, teacher, teacher_variables, key):
       net, context.preprocess, splits[context.held_out]
     ),
     select_best=training.select == 'best',
+    first_call=context.first_call,
   )

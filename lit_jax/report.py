@@ -7,15 +7,17 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import rich.box
 import rich.table
 import rich.text
 
-from lit_jax import plots
 from lit_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from lit_jax import plots
 
 Results = Mapping[str, Any]
 
@@ -164,6 +166,9 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _html(results: Results, metrics: Sequence[Mapping[str, Any]]) -> str:
+  # Here, for matplotlib takes long to import, and a run's start needs no plot.
+  from lit_jax import plots
+
   methods = [row['method'] for row in results['rows']]
   tracks = _tracks(metrics, methods)
   errors = {
@@ -317,8 +322,10 @@ def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
 
 def _tracks(
   metrics: Sequence[Mapping[str, Any]], methods: Sequence[str]
-) -> dict[str, list[plots.Phase]]:
+) -> 'dict[str, list[plots.Phase]]':
   """Joins each method's phases, methods ordered as in the table."""
+  from lit_jax import plots
+
   found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
   for record in metrics:
     phases = found.setdefault(record['method'], {})

@@ -16,7 +16,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from absl.testing import flagsaver
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import cli, recipes
 from lit_jax import blocks, compress, logs, loop, models, networks
@@ -24,10 +23,13 @@ from lit_jax.data import sources
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted
 
-# How ml_collections loads a configuration file.
-pytestmark = pytest.mark.filterwarnings(
-  r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
-)
+pytestmark = [
+  pytest.mark.usefixtures('compiled_once'),
+  # How ml_collections loads a configuration file.
+  pytest.mark.filterwarnings(
+    r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
+  ),
+]
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / 'experiments' / 'configs'
@@ -62,25 +64,6 @@ NOISE = sources.Dataset(
   (0.25, 0.2, 0.3),
   True,
 )
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once(tmp_path_factory):
-  """The same programs come again; compiling takes most of the time."""
-  names = {
-    'jax_compilation_cache_dir': str(
-      tmp_path_factory.getbasetemp() / 'programs'
-    ),
-    'jax_persistent_cache_min_compile_time_secs': 0.2,
-  }
-  before = {name: getattr(jax.config, name) for name in names}
-  for name, value in names.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture
@@ -156,6 +139,7 @@ BAD_KEYS = [
   ({'method': 'teacher'}, ["method 'teacher'", 'kd, lit']),
   ({'method': 'kd,,lit'}, ["'kd,,lit'", 'an empty or']),
   ({'method': ','}, ["','", 'empty']),
+  ({'lit.copy': 'stem,,head', 'method': 'lit'}, ['lit.copy', 'an empty or']),
   ({'method': 'kd,kd'}, ['kd,kd', 'repeated name']),
   ({'methods.lit': 'lit,lit', 'method': 'lit'}, ['lit,lit', 'repeated name']),
   ({'methods.lit': 'lit,polish', 'method': 'lit'}, ["'polish'"]),
@@ -310,7 +294,7 @@ def test_exit_code(error, code, text, main, monkeypatch, tmp_path):
   def fail(*args):
     raise error
 
-  monkeypatch.setattr(compress, 'run', fail)
+  monkeypatch.setattr(compress, 'train', fail)
   outcome = main(
     f'--config={CONFIGS / "resnet.py"}',
     f'--workdir={tmp_path}',
@@ -731,5 +715,8 @@ def test_signals_and_going_on(tmp_path):
   out, err = process.communicate(timeout=120)
   assert (process.returncode, err) == (0, '')
   assert 'scratch' in out and 'report.html' in out
+  # The user's own cache was taken.
+  assert list((tmp_path / 'programs').iterdir())
+  assert not (workdir / 'cache').exists()
   assert json.loads(records()[-1])['step'] == 3 * 2000 // 100
   assert json.loads((workdir / 'results.json').read_text())['rows']

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.experimental.compilation_cache import compilation_cache
 
 from lit_jax import blocks
 from lit_jax.data.augment import Preprocess
@@ -111,6 +112,25 @@ class Tiny:
       rng.integers(0, CLASSES, (steps, batch), np.int32),
       np.int32(steps if count is None else count),
     )
+
+
+@pytest.fixture(scope='module')
+def compiled_once(tmp_path_factory):
+  """The same programs come again; compiling takes most of the time."""
+  names = {
+    'jax_compilation_cache_dir': str(
+      tmp_path_factory.getbasetemp() / 'programs'
+    ),
+    'jax_persistent_cache_min_compile_time_secs': 0.2,
+  }
+  before = {name: getattr(jax.config, name) for name in names}
+  for name, value in names.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='session')

@@ -173,6 +173,33 @@ def test_conv_gradient_through_a_loop():
   close(jax.jit(jax.grad(looped))(kernel), jax.jit(jax.grad(plain))(kernel))
 
 
+@pytest.mark.parametrize(
+  'groups, width, merged',
+  [(32, 4, 8), (32, 8, 4), (32, 16, 2), (32, 64, 1), (6, 8, 3), (5, 4, 5)],
+)
+def test_groups_are_merged_up_to_32_channels(groups, width, merged):
+  assert layers._merged_groups(groups, width) == merged
+
+
+@pytest.mark.parametrize('groups', [16, 12])
+def test_merged_groups_equal_flax(groups):
+  # 16 groups of 4 are two dense convolutions, 12 groups two of 6 groups.
+  x = normal(0, 2, 6, 6, 4 * groups)
+  params = {'kernel': normal(1, 3, 3, 4, 2 * groups) / 6}
+  ours = layers.Conv(2 * groups, (3, 3), (2, 2), groups)
+  flax = nn.Conv(
+    2 * groups,
+    (3, 3),
+    (2, 2),
+    ((1, 1), (1, 1)),
+    feature_group_count=groups,
+    use_bias=False,
+  )
+  close(
+    value_and_gradients(ours, params, x), value_and_gradients(flax, params, x)
+  )
+
+
 def test_block_diagonal_by_hand():
   # Two inputs, one a group; four outputs, two a group.
   kernel = jnp.array([1.0, 2, 3, 4]).reshape(1, 1, 1, 4)

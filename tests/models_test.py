@@ -1,6 +1,9 @@
 """Networks by specification, and students compressed in some blocks only."""
 
+import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lit_jax import blocks, models, phases
@@ -32,6 +35,43 @@ def test_equal_units_are_the_depth():
   deep, same = models.build(TEACHER), _student([2, 2, 2])
   assert jax.tree.structure(blocks.shapes(deep)) == jax.tree.structure(
     blocks.shapes(same)
+  )
+
+
+@pytest.mark.parametrize('family', ['resnet', 'resnext'])
+def test_the_loop_over_equal_units_is_the_units_one_by_one(family):
+  net = models.build(COMMON | {'family': family, 'units': [4, 3, 1]})
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda leaf: jnp.asarray(rng.uniform(0.05, 0.1, leaf.shape), leaf.dtype),
+    blocks.shapes(net),
+  )
+  x = jnp.asarray(rng.normal(size=(2, 8, 8, 3)), jnp.float32)
+  _, irs = net.apply(variables, x)
+
+  def one_by_one(variables, h, i):
+    block = net.blocks[i]
+    for j in range(block.count):
+      unit = block.unit(stride=block.stride if j == 0 else 1)
+      name = (f'blocks_{i}', f'units_{j}')
+      own = {c: tree[name[0]][name[1]] for c, tree in variables.items()}
+      h = unit.apply(own, h)
+    return h
+
+  def looped(variables, h, i):
+    return net.apply(variables, h, i, method='block')
+
+  for i in range(3):
+    h = one_by_one(variables, irs[i], i)
+    chex.assert_trees_all_close(irs[i + 1], h, rtol=1e-5)
+
+  def gradient(function):
+    return jax.grad(
+      lambda variables, h: function(variables, h, 0).mean(), (0, 1)
+    )(variables, irs[0])
+
+  chex.assert_trees_all_close(
+    gradient(looped), gradient(one_by_one), rtol=1e-4, atol=1e-9
   )
 
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.training.dynamic_scale import DynamicScale
-from jax.experimental.compilation_cache import compilation_cache
 
 from lit_jax import (
   blocks,
@@ -34,6 +33,8 @@ from lit_jax.data.feed import Feed
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted, StopRequest
 from lit_jax.objectives import Objective, scratch
+
+pytestmark = pytest.mark.usefixtures('compiled_once')
 
 # 100 examples are 6 steps an epoch; calls of 4 steps, so that every epoch ends
 # within a call, after 2 steps.
@@ -116,25 +117,6 @@ def _job(*methods, teacher='', dataset=DATASET, **training):
     training=phases.Training(**(settings | training)),
     config={'name': 'a test', 'list': [1, 2]},
   )
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once(tmp_path_factory):
-  """The same programs come again; compiling takes most of the time."""
-  names = {
-    'jax_compilation_cache_dir': str(
-      tmp_path_factory.getbasetemp() / 'programs'
-    ),
-    'jax_persistent_cache_min_compile_time_secs': 0.2,
-  }
-  before = {name: getattr(jax.config, name) for name in names}
-  for name, value in names.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,101 @@
+"""A run's start: CPU devices, compiled programs that are kept, time taken."""
+
+import collections
+import os
+import pathlib
+import time
+import warnings
+
+import jax
+
+_CACHE = 'cache'
+_EVENTS = '/jax/compilation_cache/'
+# Both exist since jax 0.4; a hit is one of the requests.
+_REQUESTS, _HITS = 'compile_requests_use_cache', 'cache_hits'
+_IMPORTED = time.monotonic()
+# With fewer, a device's work is too little for what it costs to wait for the
+# other devices at every batch norm (docs/performance.md).
+_EXAMPLES_PER_CPU_DEVICE = 16
+
+
+def use_cores(batch_size: int) -> None:
+  """Makes each CPU core a device of its own, as far as the batch goes round.
+
+  Two cores that work on half a batch each are faster than two that share each
+  operation of the whole. The user's own number, given to JAX, is left as it
+  is, and so is a GPU. Takes effect before JAX first computes.
+  """
+  if jax.config.values['jax_num_cpu_devices'] > 0:
+    return
+  count = cpu_devices(batch_size, len(os.sched_getaffinity(0)))
+  jax.config.update('jax_num_cpu_devices', count)
+
+
+def cpu_devices(batch_size: int, cores: int) -> int:
+  """The most devices that share the batch evenly, 16 examples or more each."""
+  most = max(1, min(cores, batch_size // _EXAMPLES_PER_CPU_DEVICE))
+  return max(n for n in range(1, most + 1) if batch_size % n == 0)
+
+
+def keep_programs(workdir: pathlib.Path) -> None:
+  """Keeps what this process compiles in the workdir, for the next start.
+
+  The user's own cache, given to JAX, is left as it is. An entry is of one
+  program, jaxlib, set of XLA flags and kind of device, a CPU's instructions
+  included. What cannot be read is compiled again, and what cannot be written
+  is not kept.
+  """
+  if jax.config.values['jax_compilation_cache_dir']:
+    return
+  # Whole, since JAX counts the folder among what an entry is known by.
+  folder = (workdir / _CACHE).absolute()
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  # Everything: even the smallest program compiles slower than it is read.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  warnings.filterwarnings(
+    'ignore', 'Error (reading|writing) persistent compilation cache'
+  )
+
+
+class FirstSteps:
+  """Says, once, how long the first steps took from the process's start.
+
+  Made before anything compiles, for it counts the programs as well.
+  """
+
+  def __init__(self):
+    self._said = False
+    self._events = collections.Counter()
+    jax.monitoring.register_event_listener(self._count)
+
+  def __call__(self, steps: int) -> str | None:
+    """A line after the first call, of so many steps; None after any later."""
+    if self._said:
+      return None
+    self._said = True
+    requests, hits = self._events[_REQUESTS], self._events[_HITS]
+    cache = f'{hits} hits, {requests - hits} misses' if requests else 'off'
+    return (
+      f'first {steps} steps done {process_seconds():.1f} s after the start '
+      f'(compilation cache: {cache})'
+    )
+
+  def _count(self, event: str, **details) -> None:
+    del details
+    self._events[event.removeprefix(_EVENTS)] += 1
+
+
+def process_seconds() -> float:
+  """Seconds since this process was started.
+
+  Without Linux's /proc, since this module was imported, which is up to a few
+  seconds less.
+  """
+  try:
+    # The fields after the command's name, which can hold anything.
+    fields = pathlib.Path('/proc/self/stat').read_text().rpartition(')')[2]
+    started = int(fields.split()[19]) / os.sysconf('SC_CLK_TCK')
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+  except (OSError, AttributeError, IndexError, ValueError):
+    return time.monotonic() - _IMPORTED

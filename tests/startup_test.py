@@ -1,0 +1,206 @@
+"""Compiled programs kept for the next start, and the line that tells of it."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments import startup
+from lit_jax import networks
+
+ROOT = pathlib.Path(__file__).parents[1]
+# One call of 4 steps, and what a run does around it.
+KEYS = {
+  'dataset': 'fashion_mnist_mini',
+  'method': 'scratch',
+  'student.depth': 8,
+  'batch_size': 500,
+  'steps_per_call': 4,
+  'scratch.epochs': 1,
+}
+SETTINGS = (
+  'jax_compilation_cache_dir',
+  'jax_persistent_cache_min_compile_time_secs',
+  'jax_persistent_cache_min_entry_size_bytes',
+)
+
+
+def _run(workdir, **environment):
+  """The command line in a process of its own: hits, misses, and seconds."""
+  settings = os.environ | {'JAX_PLATFORMS': 'cpu'} | environment
+  begun = time.monotonic()
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'experiments.cifar',
+      f'--config={ROOT / "experiments" / "configs" / "fashion_mnist.py"}',
+      f'--workdir={workdir}',
+      *(f'--config.{key}={value}' for key, value in KEYS.items()),
+    ],
+    cwd=ROOT,
+    env=settings,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  seconds = time.monotonic() - begun
+  # No warning of the cache, of Python's or of XLA's.
+  assert (done.returncode, done.stderr) == (0, '')
+  (found,) = re.findall(
+    r'^first 4 steps done ([\d.]+) s after the start '
+    r'\(compilation cache: (\d+) hits, (\d+) misses\)$',
+    done.stdout,
+    re.MULTILINE,
+  )
+  assert 0.5 < float(found[0]) < seconds + 0.1
+  return int(found[1]), int(found[2])
+
+
+def _student(workdir):
+  """The trained network's arrays."""
+  folder = workdir / 'scratch' / 'student'
+  return jax.tree.leaves(networks.load(folder)[1])
+
+
+def _clear(workdir):
+  """Leaves only the cache."""
+  for path in workdir.iterdir():
+    if path.is_dir() and path.name != 'cache':
+      shutil.rmtree(path)
+    elif path.is_file():
+      path.unlink()
+
+
+def _entries(folder):
+  return sorted(folder.glob('*-cache'))
+
+
+def _assert_same(a, b):
+  assert len(a) == len(b) > 0
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+  workdir = tmp_path / 'run'
+  # Said after the first steps, so that the train program is one of them.
+  hits, misses = _run(workdir)
+  assert hits == 0 and misses > 0
+  student, entries = _student(workdir), _entries(workdir / 'cache')
+  _clear(workdir)
+  assert _run(workdir) == (misses, 0)
+  _assert_same(_student(workdir), student)
+  assert _entries(workdir / 'cache') == entries
+
+
+@pytest.fixture
+def no_cache():
+  """JAX as a process finds it whose user has no cache."""
+  before = {name: getattr(jax.config, name) for name in SETTINGS}
+  jax.config.update(SETTINGS[0], None)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+def _compile(first):
+  """Compiles a program anew, and says of it what a run would."""
+  jax.clear_caches()
+  compilation_cache.reset_cache()
+  line = startup.FirstSteps()
+  assert float(jax.jit(lambda x: jnp.cos(x) + first)(0.0)) == 1 + first
+  return line(1)
+
+
+def test_a_damaged_entry_is_compiled_again(no_cache, tmp_path):
+  startup.keep_programs(tmp_path)
+  assert '0 hits, 1 misses' in _compile(2.0)
+  (entry,) = _entries(tmp_path / 'cache')
+  assert '1 hits, 0 misses' in _compile(2.0)
+  content = entry.read_bytes()
+  for damaged in (b'', content[: len(content) // 2], b'no program'):
+    entry.write_bytes(damaged)
+    # Warnings are errors here.
+    assert '0 hits, 1 misses' in _compile(2.0)
+  entry.write_bytes(content)
+  assert '1 hits, 0 misses' in _compile(2.0)
+
+
+@pytest.mark.parametrize('name', ['cache', 'nowhere'])
+def test_a_cache_that_cannot_be_written(name, no_cache, tmp_path):
+  """Not even by root: a file stands where the folder, or one above, would."""
+  path = tmp_path / name
+  path.write_text('mine')
+  startup.keep_programs(tmp_path if name == 'cache' else path)
+  for _ in range(2):
+    assert '0 hits, 1 misses' in _compile(3.0)
+  assert path.read_text() == 'mine'
+
+
+def test_the_users_own_cache_is_left(no_cache, tmp_path):
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'own'))
+  settings = [getattr(jax.config, name) for name in SETTINGS]
+  startup.keep_programs(tmp_path)
+  assert [getattr(jax.config, name) for name in SETTINGS] == settings
+  _compile(5.0)
+  assert not (tmp_path / 'cache').exists()
+
+
+def test_the_line_is_said_once(no_cache):
+  line = startup.FirstSteps()
+  assert re.fullmatch(
+    r'first 8 steps done [\d.]+ s after the start '
+    r'\(compilation cache: (off|\d+ hits, \d+ misses)\)',
+    line(8),
+  )
+  assert line(8) is None
+
+
+def test_seconds_of_the_process():
+  command = 'from experiments import startup; print(startup.process_seconds())'
+  begun = time.monotonic()
+  out = subprocess.check_output([sys.executable, '-c', command], cwd=ROOT)
+  # JAX alone takes longer to import than the lower bound; ticks are 10 ms.
+  assert 0.1 < float(out) < time.monotonic() - begun + 0.02
+
+
+def test_seconds_without_proc(monkeypatch):
+  def fail(*args):
+    raise FileNotFoundError
+
+  monkeypatch.setattr(pathlib.Path, 'read_text', fail)
+  monkeypatch.setattr(startup, '_IMPORTED', time.monotonic() - 5)
+  assert 5 <= startup.process_seconds() < 6
+
+
+@pytest.mark.parametrize(
+  'batch, cores, devices',
+  [
+    (32, 2, 2),
+    (16, 2, 1),  # 8 examples are too few
+    (128, 64, 8),
+    (100, 4, 4),
+    (33, 2, 1),  # not divisible
+    (0, 2, 1),  # bad input, refused later
+  ],
+)
+def test_a_device_a_core_as_far_as_the_batch_goes_round(batch, cores, devices):
+  assert startup.cpu_devices(batch, cores) == devices
+
+
+def test_the_users_own_number_of_devices_stays():
+  before = jax.config.values['jax_num_cpu_devices']  # 2, by conftest.py
+  startup.use_cores(16)
+  assert jax.config.values['jax_num_cpu_devices'] == before == 2
