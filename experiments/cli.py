@@ -109,7 +109,7 @@ def _run(build, argv: Sequence[str], stop: StopRequest) -> None:
   try:
     # A file that is missing is found at the first look into it.
     config = _CONFIG.value
-    names = recipes.method_names(config)
+    names = recipes.student_names(config)
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None
   workdir = pathlib.Path(_WORKDIR.value).expanduser()

@@ -1,6 +1,8 @@
 """Configurations to the dataclasses of lit_jax."""
 
+import dataclasses
 import difflib
+import itertools
 import json
 import math
 from typing import Any
@@ -25,7 +27,7 @@ def compression(config: Config) -> compress.Run:
   Raises:
     UserError: an unknown method or phase, or data that cannot be read.
   """
-  methods = tuple(_method(config, name) for name in method_names(config))
+  methods = _methods(config)
   teacher_phase = _phase(config, 'train_teacher')
   dataset = sources.load(config.dataset, config.data_dir)
   if config.validation:
@@ -50,6 +52,7 @@ def compression(config: Config) -> compress.Run:
       steps_per_call=config.steps_per_call,
       select=config.select,
       crop=config.crop,
+      data_seed=_data_seed(config, config.seed),
     ),
     config=as_json(config),
   )
@@ -61,9 +64,80 @@ def as_json(config: Config) -> dict[str, Any]:
   return {k: v for k, v in values.items() if k not in _NOT_IN_CONFIG}
 
 
-def method_names(config: Config) -> tuple[str, ...]:
-  """The methods that the configuration asks for."""
-  return _names(config.method, 'method')
+def student_names(config: Config) -> tuple[str, ...]:
+  """The students that the configuration asks for, in the results' order."""
+  return tuple(n for method in _methods(config) for n in method.names)
+
+
+def _methods(config):
+  names = _names(config.method, 'method')
+  return tuple(_population(config, _method(config, name)) for name in names)
+
+
+def _data_seed(config, seed):
+  return seed if config.data_seed == -1 else config.data_seed
+
+
+def _population(config, method):
+  """The method, with a member for every combination of the given values."""
+  tried = {
+    key: _values(f'population.{key}', config.population[key])
+    for key in ('seed', 'alpha', 'beta', 'temperature')
+    if config.population[key]
+  }
+  if not tried:
+    return method
+  combinations = [
+    dict(zip(tried, values, strict=True))
+    for values in itertools.product(*tried.values())
+  ]
+  members = tuple(_member(config, method, own) for own in combinations)
+  for key in tried.keys() - {'seed'}:
+    if not any(key in _used(phase.objective) for phase in method.phases):
+      raise UserError(
+        f'population.{key} changes nothing in method {method.name}; take '
+        'methods that use it'
+      )
+  return dataclasses.replace(method, population=members)
+
+
+def _member(config, method, own):
+  """A member of these values, named after them: 'lit-seed1-beta0.5'."""
+  name = '-'.join([method.name, *(f'{key}{own[key]:g}' for key in own)])
+  seed = own.get('seed', config.seed)
+  return phases.Member(
+    name, seed, _data_seed(config, seed), _objectives(method, own)
+  )
+
+
+def _objectives(method, own):
+  """Each phase's, with these α, β and τ where they weigh anything in it."""
+  result = []
+  for phase in method.phases:
+    used = _used(phase.objective)
+    changes = {key: own[key] for key in own if key in used}
+    result.append(dataclasses.replace(phase.objective, **changes))
+  return tuple(result)
+
+
+def _used(objective):
+  """β where IRs are compared, so that a fine-tuning keeps its β of 1."""
+  soft = {'alpha', 'temperature'} if objective.needs_soft_labels else set()
+  return soft | ({'beta'} if objective.needs_irs else set())
+
+
+def _values(what, text):
+  """Different numbers from a comma list: integers for seeds."""
+  kind = int if what.endswith('seed') else float
+  try:
+    values = tuple(kind(word) for word in _names(str(text), what))
+  except ValueError:
+    raise UserError(
+      f"{what} is {text!r}; write numbers, such as '0,1,2'"
+    ) from None
+  if len(set(values)) < len(values):
+    raise UserError(f'{what} {text!r} repeats a value')
+  return values
 
 
 def _names(text: str, what: str) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class Checkpoints:
 
   def save(self, state: TrainState, accuracy: float | None = None) -> None:
     """Writes the state under its step; nothing if it is there already."""
-    step = int(state.step)
+    step = int(state.step.max())
     if step in self._manager.all_steps():
       return
     self._manager.save(

@@ -94,8 +94,7 @@ def run(job: Run, workdir: pathlib.Path, stop: StopRequest) -> dict[str, Any]:
     UserError: bad input, before anything is trained where possible.
     Interrupted: asked to stop; saved.
   """
-  names = tuple(method.name for method in job.methods)
-  done = finished(workdir, job.config, names)
+  done = finished(workdir, job.config, _names(job))
   return train(job, workdir, stop) if done is None else done
 
 
@@ -129,10 +128,10 @@ def train(
       teacher_variables = _teacher(job, context, teacher)
     rows = []
     for method in job.methods:
-      folder = workdir / method.name / STUDENT
-      if not networks.exists(folder):
-        _student(job, context, method, teacher, student, teacher_variables)
-      rows.append(networks.describe(folder)[1]['row'])
+      folders = [workdir / name / STUDENT for name in method.names]
+      if not all(map(networks.exists, folders)):
+        _students(job, context, method, teacher, student, teacher_variables)
+      rows += [networks.describe(folder)[1]['row'] for folder in folders]
     if teacher_variables is not None:
       # Last, for a given teacher's takes seconds that training need not await.
       row = _teacher_row(job, context, teacher, teacher_variables)
@@ -150,10 +149,20 @@ def train(
   return results
 
 
+def _names(job: Run) -> tuple[str, ...]:
+  """The names of all students."""
+  return tuple(name for method in job.methods for name in method.names)
+
+
 def finished(
-  workdir: pathlib.Path, config: Mapping[str, Any], methods: tuple[str, ...]
+  workdir: pathlib.Path, config: Mapping[str, Any], names: tuple[str, ...]
 ) -> dict[str, Any] | None:
   """The results of a run that is over, or None; needs no data.
+
+  Args:
+    workdir: of the run.
+    config: what the run is made with.
+    names: of the students that are wanted, in order.
 
   Raises:
     UserError: the workdir was made with another configuration.
@@ -166,7 +175,7 @@ def finished(
   except (OSError, ValueError, KeyError, TypeError):
     # Not there, or damaged: it is made again from the trained networks.
     return None
-  if tuple(name for name in found if name != TEACHER) != methods:
+  if tuple(name for name in found if name != TEACHER) != names:
     return None
   report.write_html(workdir)
   return results
@@ -186,9 +195,14 @@ def _check(job: Run) -> tuple[BlockNet, BlockNet]:
     models.build(spec, dtype, parallel.AXIS)
     for spec in (job.teacher, job.student)
   )
-  names = [method.name for method in job.methods]
+  names = _names(job)
   if len(set(names)) < len(names):
     raise UserError(f'method {",".join(names)} names one method twice')
+  if job.training.select == 'best' and any(m.population for m in job.methods):
+    raise UserError(
+      "select=best keeps one network's best epoch, and a population has many; "
+      'take select=last, or train its members one by one'
+    )
   if TEACHER in names:
     raise UserError(f'{TEACHER!r} is no name for a method; choose another')
   for method in job.methods:
@@ -333,8 +347,9 @@ def _teacher(job, context, net):
     return parallel.replicate(_given_teacher(job)[1])
   folder = context.workdir / TEACHER / STUDENT
   if not networks.exists(folder):
-    result = phases.run_method(context, job.teacher_method, net, None, None)
-    _save(job, context, job.teacher_method, job.teacher, net, result, {})
+    method = job.teacher_method
+    (result,) = phases.run_method(context, method, net, None, None)
+    _save(job, context, TEACHER, method.epochs, job.teacher, net, result, {})
   return parallel.replicate(networks.load(folder, job.teacher)[1])
 
 
@@ -349,39 +364,42 @@ def _teacher_row(job, context, net, variables):
   return _row(job, TEACHER, job.teacher, variables, accuracy, 0, 0.0)
 
 
-def _student(job, context, method, teacher, student, teacher_variables):
-  """Trains a student and saves it, with its row of the table."""
-  result = phases.run_method(
+def _students(job, context, method, teacher, student, teacher_variables):
+  """Trains a method's students and saves each with its row of the table."""
+  results = phases.run_method(
     context, method, student, teacher, teacher_variables
   )
-  extra = {}
-  if teacher_variables is not None:
-    extra['ir_error'] = evaluation.ir_errors(
-      teacher,
-      teacher_variables,
-      student,
-      result.variables,
-      context.preprocess,
-      job.dataset.splits['test'],
+  for name, result in zip(method.names, results, strict=True):
+    extra = {}
+    if teacher_variables is not None:
+      extra['ir_error'] = evaluation.ir_errors(
+        teacher,
+        teacher_variables,
+        student,
+        result.variables,
+        context.preprocess,
+        job.dataset.splits['test'],
+      )
+    _save(
+      job, context, name, method.epochs, job.student, student, result, extra
     )
-  _save(job, context, method, job.student, student, result, extra)
 
 
-def _save(job, context, method, spec, net, result, extra):
+def _save(job, context, name, epochs, spec, net, result, extra):
   evaluate = evaluation.evaluator(
     net, context.preprocess, job.dataset.splits['test']
   )
   row = _row(
     job,
-    method.name,
+    name,
     spec,
     result.variables,
     evaluate(result.variables)['accuracy'],
-    method.epochs,
+    epochs,
     result.train_seconds,
   )
   facts = {'dataset': job.dataset.name, 'row': row | extra}
-  folder = context.workdir / method.name / STUDENT
+  folder = context.workdir / name / STUDENT
   networks.save(folder, spec, result.variables, facts)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +12,12 @@ import numpy as np
 import optax
 from rich import progress
 
-from lit_jax import logs, parallel, state, steps
+from lit_jax import logs, parallel, population, state, steps
 from lit_jax.checkpoint import Checkpoints
-from lit_jax.data.feed import Feed
+from lit_jax.data.feed import Feed, Feeds
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted, StopRequest
+from lit_jax.objectives import Objective
 from lit_jax.precision import Policy
 
 # Metrics are read back, and logged, about this often; reading waits for the
@@ -37,13 +38,16 @@ class PhaseRun(NamedTuple):
   Attributes:
     method: the method's name.
     name: the phase's name.
+    members: names of the students that are trained together; a lone one has
+      the method's.
     plan: networks, optimiser, objective and preprocessing.
+    objectives: of each member.
     policy: of the precision.
     teacher: the teacher's variables; None where it does not run.
-    feed: of the training split.
+    feed: of the training split; `Feeds` where members differ in their data.
     epochs: length of the phase.
     schedule: the learning rate by step, for the log.
-    key: the phase's random key.
+    key: the phase's random key; one of each member where they differ.
     held_out: name of the split that is evaluated after each epoch.
     evaluate: of variables on that split.
     select_best: whether the phase ends with its best epoch's network, by
@@ -53,10 +57,12 @@ class PhaseRun(NamedTuple):
 
   method: str
   name: str
+  members: tuple[str, ...]
   plan: steps.Plan
+  objectives: tuple[Objective, ...]
   policy: Policy
   teacher: Variables | None
-  feed: Feed
+  feed: Feed | Feeds
   epochs: int
   schedule: optax.Schedule
   key: jax.Array
@@ -71,7 +77,7 @@ class PhaseRun(NamedTuple):
 
 
 class PhaseResult(NamedTuple):
-  """Attributes: the network's variables, and seconds spent training it."""
+  """Attributes: a network's variables, and seconds spent training it."""
 
   variables: Variables
   train_seconds: float
@@ -88,17 +94,20 @@ class _Waiting(NamedTuple):
 def run(
   phase: PhaseRun,
   workdir: pathlib.Path,
-  variables: Variables,
+  variables: Sequence[Variables],
   stop: StopRequest,
-) -> PhaseResult:
+) -> tuple[PhaseResult, ...]:
   """Trains a phase to its end, resuming it where a checkpoint stands.
 
   Args:
     phase: what to run.
     workdir: its checkpoints go to `method/name/` below, its records to
       `metrics.jsonl` and `tensorboard/`.
-    variables: the network at the phase's start.
+    variables: each member's network at the phase's start.
     stop: asked after every call.
+
+  Returns:
+    Each member's; the seconds are its even share.
 
   Raises:
     Interrupted: asked to stop; the state is saved.
@@ -107,34 +116,54 @@ def run(
   folder = workdir / phase.method / phase.name
   checkpoints = Checkpoints(folder, keep_best=phase.select_best)
   first = parallel.replicate(
-    state.begin_phase(variables, phase.plan.optimizer, phase.policy)
+    population.stack(
+      [
+        state.begin_phase(own, phase.plan.optimizer, phase.policy)
+        for own in variables
+      ]
+    )
   )
   current = checkpoints.restore(first) or first
   current = parallel.replicate(current)
-  seconds = logs.drop_after(
-    workdir / logs.METRICS, phase.method, phase.name, int(current.step)
-  )
-  step = int(current.step)
+  step = int(current.step.max())
+  seconds = 0.0
+  for name in phase.members:
+    seconds += logs.drop_after(workdir / logs.METRICS, name, phase.name, step)
   try:
     if step < phase.total_steps:
-      log = logs.PhaseLog(workdir, phase.method, phase.name, step)
-      with contextlib.closing(log):
+      with contextlib.ExitStack() as stack:
+        records = [
+          stack.enter_context(
+            contextlib.closing(logs.PhaseLog(workdir, name, phase.name, step))
+          )
+          for name in phase.members
+        ]
         current, seconds = _train(
-          phase, folder, current, checkpoints, log, seconds, stop
+          phase, folder, current, checkpoints, records, seconds, stop
         )
     if phase.select_best:
       current = checkpoints.restore_best(current) or current
   finally:
     checkpoints.close()
-  return PhaseResult(current.variables, seconds)
+  share = seconds / len(phase.members)
+  return tuple(PhaseResult(v, share) for v in _networks(phase, current))
 
 
-def _train(phase, folder, current, checkpoints, log, seconds, stop):
+def _networks(phase, current):
+  return population.unstack(current.variables, len(phase.members))
+
+
+def _train(phase, folder, current, checkpoints, records, seconds, stop):
   """Runs the steps that are left; the last state and the training seconds."""
-  program = parallel.map_train(steps.train_program(phase.plan))
+  program = parallel.map_train(
+    population.train_program(
+      phase.plan, len(phase.members), isinstance(phase.feed, Feed)
+    )
+  )
+  objectives = population.stack(phase.objectives)
   teacher = None if phase.teacher is None else parallel.replicate(phase.teacher)
   waiting: list[_Waiting] = []
-  step = begin = int(current.step)
+  step = begin = int(current.step.max())
   started = saved = time.monotonic()
   with _ProgressBar(phase, step) as bar:
     while step < phase.total_steps:
@@ -143,7 +172,7 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
         current,
         teacher,
         parallel.shard_superbatch(superbatch),
-        phase.plan.objective,
+        objectives,
         phase.key,
       )
       count = int(superbatch.count)
@@ -166,12 +195,12 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
         columns = _read(ready)
         seconds += time.monotonic() - started
         started = time.monotonic()
-        _report(phase, folder, ready, columns, seconds, log, bar)
+        _report(phase, folder, ready, columns, seconds, records, bar)
         waiting = waiting[len(ready) :]
       if must_save:
         accuracy = None
         if ends_epoch:
-          accuracy = _evaluate(phase, current, step, seconds, log, bar)
+          accuracy = _evaluate(phase, current, step, seconds, records, bar)
         _check_parameters(phase, folder, current, step)
         checkpoints.save(current, accuracy if phase.select_best else None)
         started = saved = time.monotonic()
@@ -186,23 +215,34 @@ def _train(phase, folder, current, checkpoints, log, seconds, stop):
 
 
 def _read(ready):
-  """The metrics of these calls, one after another; waits for the device."""
+  """The metrics of these calls, each [steps, members]; waits for the device."""
   values: dict[str, list[np.ndarray]] = {}
   for call in ready:
     for name, array in jax.device_get(call.metrics).items():
-      values.setdefault(name, []).append(array[: call.count])
+      used = array[: call.count].reshape((call.count, -1))
+      values.setdefault(name, []).append(used)
   return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
-def _report(phase, folder, ready, columns, seconds, log, bar):
-  """Checks metrics, and writes their mean as one record."""
+def _report(phase, folder, ready, columns, seconds, records, bar):
+  """Checks metrics, and writes each member's mean as one record."""
   _check_finite(phase, folder, ready[0].first_step, columns)
   step = ready[-1].first_step + ready[-1].count
-  means = {name: float(column.mean()) for name, column in columns.items()}
-  means['learning_rate'] = float(phase.schedule(step - 1))
-  record = means | {'train_seconds': round(seconds, 3)}
-  log.write('train', step, step / phase.feed.steps_per_epoch, record)
-  bar(step, means)
+  shared = {
+    'learning_rate': float(phase.schedule(step - 1)),
+    'train_seconds': _share(phase, seconds),
+  }
+  for member, log in enumerate(records):
+    means = {
+      n: float(column[:, member].mean()) for n, column in columns.items()
+    }
+    epoch = step / phase.feed.steps_per_epoch
+    log.write('train', step, epoch, means | shared)
+  bar(step, {name: float(column.mean()) for name, column in columns.items()})
+
+
+def _share(phase, seconds):
+  return round(seconds / len(phase.members), 3)
 
 
 def _check_finite(phase, folder, first_step, columns):
@@ -211,45 +251,51 @@ def _check_finite(phase, folder, first_step, columns):
     # fp16 skips such steps and lowers its scale; below 1 there is no way out.
     bad &= (columns['skipped'] == 0) | (columns['loss_scale'] < 1)
   if bad.any():
-    i = int(np.argmax(bad))
+    i, member = np.argwhere(bad)[0]
     raise UserError(
-      f'the loss is {columns["loss"][i]} at step {first_step + i + 1} of '
-      f'{phase.method}/{phase.name}; the last good checkpoint in {folder} is '
+      f'the loss is {columns["loss"][i, member]} at step {first_step + i + 1} '
+      f'of {phase.members[member]}/{phase.name}; the last good checkpoint in '
+      f'{folder} is '
       'kept. Lower the learning rate, or train in fp32, in a new workdir'
     )
 
 
 def _check_parameters(phase, folder, current, step):
   """A step's loss tells of the parameters before it, not after."""
-  if not math.isfinite(optax.tree.norm(current.params)):
-    raise UserError(
-      f'parameters are NaN or infinite after step {step} of {phase.method}/'
-      f'{phase.name}; the last good checkpoint in {folder} is kept. Lower the '
-      'learning rate, or train in fp32, in a new workdir'
-    )
+  for name, own in zip(phase.members, _networks(phase, current), strict=True):
+    if not math.isfinite(optax.tree.norm(own['params'])):
+      raise UserError(
+        f'parameters are NaN or infinite after step {step} of {name}/'
+        f'{phase.name}; the last good checkpoint in {folder} is kept. Lower '
+        'the learning rate, or train in fp32, in a new workdir'
+      )
 
 
-def _evaluate(phase, current, step, seconds, log, bar):
-  """After an epoch: one record and one line; returns the accuracy."""
-  values = phase.evaluate(current.variables)
-  epoch = step // phase.feed.steps_per_epoch
-  if not all(map(math.isfinite, values.values())):
-    raise UserError(
-      f'the {phase.held_out} loss is {values["loss"]} after epoch {epoch} of '
-      f'{phase.method}/{phase.name}; the checkpoint before it is kept'
+def _evaluate(phase, current, step, seconds, records, bar):
+  """After an epoch: each member's record and line; the mean accuracy."""
+  skipped = current.skipped.reshape(-1)
+  accuracies = []
+  for member, own in enumerate(_networks(phase, current)):
+    name = f'{phase.members[member]}/{phase.name}'
+    values = phase.evaluate(own)
+    epoch = step // phase.feed.steps_per_epoch
+    if not all(map(math.isfinite, values.values())):
+      raise UserError(
+        f'the {phase.held_out} loss is {values["loss"]} after epoch {epoch} of '
+        f'{name}; the checkpoint before it is kept'
+      )
+    record = values | {'train_seconds': _share(phase, seconds)}
+    records[member].write(phase.held_out, step, epoch, record)
+    left_out = ''
+    if current.loss_scale is not None:
+      left_out = f'  {int(skipped[member])} steps skipped'
+    bar.line(
+      f'{name} epoch {epoch}/{phase.epochs}  {phase.held_out} loss '
+      f'{values["loss"]:.4f} accuracy {100 * values["accuracy"]:.2f} %  '
+      f'{seconds:.0f} s{left_out}'
     )
-  log.write(
-    phase.held_out, step, epoch, values | {'train_seconds': round(seconds, 3)}
-  )
-  skipped = ''
-  if current.loss_scale is not None:
-    skipped = f'  {int(current.skipped)} steps skipped'
-  bar.line(
-    f'{phase.method}/{phase.name} epoch {epoch}/{phase.epochs}  '
-    f'{phase.held_out} loss {values["loss"]:.4f} accuracy '
-    f'{100 * values["accuracy"]:.2f} %  {seconds:.0f} s{skipped}'
-  )
-  return values['accuracy']
+    accuracies.append(values['accuracy'])
+  return sum(accuracies) / len(accuracies)
 
 
 class _ProgressBar:

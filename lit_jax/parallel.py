@@ -61,13 +61,17 @@ def replicate(tree: Any) -> Any:
 
 
 def shard_superbatch(superbatch: Superbatch) -> Superbatch:
-  """[C, batch, …] → [devices, C, batch / devices, …]; `count` as it is."""
+  """[…, C, batch, …] → [devices, …, C, batch / devices, …]; `count` as it is.
+
+  Axes before C are those of a population.
+  """
   count = jax.local_device_count()
+  lead = superbatch.labels.ndim - 1
 
   def cut(x):
-    steps, batch = x.shape[:2]
-    parts = x.reshape((steps, count, batch // count, *x.shape[2:]))
-    return parts.swapaxes(0, 1)
+    batch = x.shape[lead]
+    shape = (*x.shape[:lead], count, batch // count, *x.shape[lead + 1 :])
+    return np.moveaxis(x.reshape(shape), lead, 0)
 
   return superbatch._replace(
     images=cut(superbatch.images), labels=cut(superbatch.labels)

@@ -7,10 +7,18 @@ from typing import Any
 
 import jax
 
-from lit_jax import evaluation, loop, optim, parallel, state, steps
+from lit_jax import (
+  evaluation,
+  loop,
+  optim,
+  parallel,
+  population,
+  state,
+  steps,
+)
 from lit_jax.blocks import BlockNet, init, shapes
 from lit_jax.data.augment import Preprocess
-from lit_jax.data.feed import Feed
+from lit_jax.data.feed import Feed, Feeds
 from lit_jax.data.sources import Dataset
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted, StopRequest
@@ -53,11 +61,46 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True)
+class Member:
+  """One of several students that a method trains together.
+
+  Attributes:
+    name: of its row and of its folder.
+    seed: of its initial values.
+    data_seed: of its data order and augmentation.
+    objectives: of each phase; they differ from the phase's own in α, β and τ.
+  """
+
+  name: str
+  seed: int
+  data_seed: int
+  objectives: tuple[Objective, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
-  """A way to train a network: a name and its phases, in order."""
+  """A way to train a network, or a population of them.
+
+  Attributes:
+    name: also of the folder of its phases.
+    phases: in order.
+    population: the students that are trained together; () is one student,
+      of the method's name and the run's seeds.
+  """
 
   name: str
   phases: tuple[Phase, ...]
+  population: tuple[Member, ...] = ()
+
+  def members(self, training: 'Training') -> tuple[Member, ...]:
+    objectives = tuple(phase.objective for phase in self.phases)
+    alone = Member(self.name, training.seed, training.order_seed, objectives)
+    return self.population or (alone,)
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """The students' names."""
+    return tuple(m.name for m in self.population) or (self.name,)
 
   @property
   def epochs(self) -> int:
@@ -65,8 +108,11 @@ class Method:
 
   @property
   def needs_teacher(self) -> bool:
-    return any(
-      phase.objective.needs_teacher or phase.copy for phase in self.phases
+    objectives = [phase.objective for phase in self.phases]
+    for member in self.population:
+      objectives.extend(member.objectives)
+    return any(o.needs_teacher for o in objectives) or any(
+      phase.copy for phase in self.phases
     )
 
 
@@ -77,6 +123,7 @@ class Training:
   Attributes:
     batch_size: examples a step, over all devices.
     seed: of initialisation, data order and augmentation.
+    data_seed: of data order and augmentation instead; None is `seed`.
     precision: 'fp32', 'bf16' or 'fp16'.
     momentum: of SGD.
     weight_decay: added to the gradient.
@@ -94,6 +141,12 @@ class Training:
   steps_per_call: int
   select: str
   crop: bool = True
+  data_seed: int | None = None
+
+  @property
+  def order_seed(self) -> int:
+    """The seed of data order and augmentation."""
+    return self.seed if self.data_seed is None else self.data_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +192,8 @@ def check_training(training: Training, dataset: Dataset) -> None:
       f'batch size {training.batch_size} is larger than the {examples} '
       'training examples'
     )
-  if not 0 <= training.seed < 2**32:
-    raise UserError(f'seed is {training.seed}; it must lie in 0 to 2^32 - 1')
+  check_seed('seed', training.seed)
+  check_seed('data_seed', training.order_seed)
   if training.steps_per_call < 1:
     raise UserError(f'steps_per_call is {training.steps_per_call}; at least 1')
   if training.select not in SELECTIONS:
@@ -155,21 +208,31 @@ def check_training(training: Training, dataset: Dataset) -> None:
     )
 
 
+def check_seed(name: str, seed: int) -> None:
+  """Raises UserError when the seed is out of range."""
+  if not 0 <= seed < 2**32:
+    raise UserError(f'{name} is {seed}; it must lie in 0 to 2^32 - 1')
+
+
 def check_method(method: Method, net: BlockNet) -> None:
   """Raises UserError when a phase's setting is out of range or names no part.
 
   Everything that would stop a later phase is found before the first begins.
   """
+  for member in method.population:
+    check_seed(member.name, member.seed)
   names = [phase.name for phase in method.phases]
   if len(set(names)) < len(names) or 'student' in names or not names:
     raise UserError(
       f'{method.name} has the phases {", ".join(names)}; give at least one, '
       "each a name of its own, and none 'student'"
     )
-  for phase in method.phases:
+  for index, phase in enumerate(method.phases):
     where = f'{method.name}/{phase.name}'
+    objectives = [member.objectives[index] for member in method.population]
     try:
-      check(phase.objective).compared(len(net.blocks))
+      for objective in (phase.objective, *objectives):
+        check(objective).compared(len(net.blocks))
       optim.schedule(phase.schedule, phase.learning_rate, 1, 1)
     except UserError as error:
       raise UserError(f'{where}: {error}') from None
@@ -202,7 +265,7 @@ def run_method(
   net: BlockNet,
   teacher: BlockNet | None,
   teacher_variables: Variables | None,
-) -> loop.PhaseResult:
+) -> tuple[loop.PhaseResult, ...]:
   """Trains `net` by a method's phases, resuming where checkpoints stand.
 
   Args:
@@ -213,18 +276,19 @@ def run_method(
     teacher_variables: likewise.
 
   Returns:
-    The last phase's variables, and the seconds of all phases.
+    Of each member, the last phase's variables, and the seconds of all phases.
 
   Raises:
     Interrupted: asked to stop; saved.
     UserError: parts that cannot be copied, or a loss that is not finite.
   """
-  training = context.training
+  members = method.members(context.training)
   # A student starts from the same numbers under every method.
-  root = jax.random.key(training.seed)
   role = 'teacher' if method.name == 'teacher' else 'student'
-  init_key = jax.random.fold_in(root, zlib.crc32(role.encode()))
-  variables = init(net, init_key)
+  variables = tuple(
+    init(net, _key(member.seed, zlib.crc32(role.encode())))
+    for member in members
+  )
   seconds = 0.0
   for index, phase in enumerate(method.phases):
     if context.stop.number is not None:
@@ -236,29 +300,48 @@ def run_method(
     if phase.copy:
       if teacher_variables is None:
         raise UserError(f'{method.name}/{phase.name} copies, without a teacher')
-      variables = state.copy_parts(teacher_variables, variables, phase.copy)
-    key = jax.random.fold_in(root, index)
+      variables = tuple(
+        state.copy_parts(teacher_variables, own, phase.copy)
+        for own in variables
+      )
     run = _phase_run(
-      context, method, index, net, teacher, teacher_variables, key
+      context, method, members, index, net, teacher, teacher_variables
     )
     try:
-      result = loop.run(run, context.workdir, variables, context.stop)
+      results = loop.run(run, context.workdir, variables, context.stop)
     finally:
       run.feed.close()
-    variables = result.variables
-    seconds += result.train_seconds
-  return loop.PhaseResult(variables, seconds)
+    variables = tuple(result.variables for result in results)
+    seconds += results[0].train_seconds
+  return tuple(loop.PhaseResult(own, seconds) for own in variables)
 
 
-def _phase_run(context, method, index, net, teacher, teacher_variables, key):
+def _key(seed, number):
+  return jax.random.fold_in(jax.random.key(seed), number)
+
+
+def _phase_run(
+  context, method, members, index, net, teacher, teacher_variables
+):
   phase, training = method.phases[index], context.training
-  needs_teacher = phase.objective.needs_teacher
+  objectives = tuple(member.objectives[index] for member in members)
+  objective = population.common_objective(objectives)
+  needs_teacher = objective.needs_teacher
   splits = context.dataset.splits
-  # Other orders in other phases, whatever their number of epochs.
-  feed_seed = zlib.crc32(f'{training.seed}/{index}'.encode())
-  feed = Feed(
-    splits['train'], training.batch_size, training.steps_per_call, feed_seed
-  )
+  # Each order once: members that share theirs share the images.
+  seeds = tuple(member.data_seed for member in members)
+  seeds = seeds[:1] if len(set(seeds)) == 1 else seeds
+  feeds = [
+    Feed(
+      splits['train'],
+      training.batch_size,
+      training.steps_per_call,
+      # Other orders in other phases, whatever their number of epochs.
+      zlib.crc32(f'{seed}/{index}'.encode()),
+    )
+    for seed in seeds
+  ]
+  feed = feeds[0] if len(feeds) == 1 else Feeds(feeds)
   rate = optim.schedule(
     phase.schedule,
     phase.learning_rate,
@@ -271,23 +354,25 @@ def _phase_run(context, method, index, net, teacher, teacher_variables, key):
   return loop.PhaseRun(
     method=method.name,
     name=phase.name,
+    members=method.names,
     plan=steps.Plan(
       teacher=teacher if needs_teacher else None,
       student=net,
       optimizer=optim.sgd(
         rate, training.momentum, training.weight_decay, phase.frozen
       ),
-      objective=phase.objective,
+      objective=objective,
       frozen=phase.frozen,
       preprocess=context.preprocess,
       axis_name=parallel.AXIS,
     ),
+    objectives=objectives,
     policy=policy(training.precision),
     teacher=teacher_variables if needs_teacher else None,
     feed=feed,
     epochs=phase.epochs,
     schedule=rate,
-    key=key,
+    key=population.stack([_key(seed, index) for seed in seeds]),
     held_out=context.held_out,
     evaluate=evaluation.evaluator(
       net, context.preprocess, splits[context.held_out]

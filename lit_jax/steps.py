@@ -52,8 +52,15 @@ class Plan(NamedTuple):
   axis_name: str | None = None
 
 
-def train_program(plan: Plan) -> Callable[..., tuple[TrainState, Metrics]]:
+def train_program(
+  plan: Plan, each: Callable[..., Any] = lambda step: step
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """The pure program (state, teacher variables, superbatch, objective, key).
+
+  Args:
+    plan: what it is compiled for.
+    each: maps a step over stacked states and objectives, to train several
+      students on the same images (population.py).
 
   Returns:
     A function of
@@ -70,7 +77,8 @@ def train_program(plan: Plan) -> Callable[..., tuple[TrainState, Metrics]]:
   compared = plan.objective.compared(len(plan.student.blocks))
 
   def program(state, teacher, superbatch: Superbatch, objective, key):
-    images = _augmented(plan, state.step, superbatch.images, key)
+    # All students of a program are at the same step.
+    images = _augmented(plan, state.step.max(), superbatch.images, key)
     targets = _teacher_targets(plan, teacher, images)
 
     def body(i, carry):
@@ -79,19 +87,22 @@ def train_program(plan: Plan) -> Callable[..., tuple[TrainState, Metrics]]:
         lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False),
         (images, superbatch.labels, targets),
       )
-      state, values = step(state, batch, objective)
+      state, values = step(state, objective, batch)
       metrics = jax.tree.map(lambda m, v: m.at[i].set(v), metrics, values)
       return state, metrics
 
     batch = jax.tree.map(lambda x: x[0], (images, superbatch.labels, targets))
-    values = jax.eval_shape(step, state, batch, objective)[1]
+    values = jax.eval_shape(step, state, objective, batch)[1]
     slots = images.shape[0]
     metrics = jax.tree.map(lambda v: jnp.zeros((slots, *v.shape)), values)
     return lax.fori_loop(0, superbatch.count, body, (state, metrics))
 
-  def step(state, batch, objective):
-    loss = _student_loss(plan, learning, compared, state, batch, objective)
-    return _update(plan, state, loss)
+  def step(state, objective, batch):
+    def own(state, objective):
+      loss = _student_loss(plan, learning, compared, state, batch, objective)
+      return _update(plan, state, loss)
+
+    return each(own)(state, objective)
 
   return program
 

@@ -7,9 +7,11 @@ import math
 import pathlib
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax.training.dynamic_scale import DynamicScale
 
@@ -155,10 +157,10 @@ def finished(tmp_path_factory):
   def spy(phase, folder, variables, stop):
     names = phase.method, phase.name
     assert names not in trained
-    before = jax.device_get(variables)
-    result = train(phase, folder, variables, stop)
+    (before,) = jax.device_get(variables)
+    (result,) = train(phase, folder, variables, stop)
     trained[names] = before, jax.device_get(result.variables)
-    return result
+    return (result,)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(compress, 'latency_ms', _latency)
@@ -383,7 +385,9 @@ def test_one_more_method(finished, tmp_path, monkeypatch, no_report):
 
   def skip(phase, workdir, variables, stop):
     trained.append((phase.method, phase.name))
-    return loop.PhaseResult(parallel.replicate(variables), 1.0)
+    return tuple(
+      loop.PhaseResult(parallel.replicate(own), 1.0) for own in variables
+    )
 
   monkeypatch.setattr(loop, 'run', skip)
   more = phases.Method('more', (_phase('more', KD),))
@@ -609,6 +613,94 @@ def test_every_checkpoint_damaged(stopped_late, through, tmp_path, trace):
   results = compress.run(job, tmp_path, StopRequest())
   _assert_as_through(tmp_path, results, through)
   assert trace.calls == through[2].calls + 3
+
+
+# Populations.
+
+
+def _objectives(beta):
+  return dataclasses.replace(LIT, beta=beta), KD
+
+
+def _population(*members):
+  """LIT by members (name, seed, data seed, β)."""
+  return phases.Method(
+    'lit',
+    LIT_PHASES,
+    tuple(
+      phases.Member(name, seed, data_seed, _objectives(beta))
+      for name, seed, data_seed, beta in members
+    ),
+  )
+
+
+# The first is the member that `through` trained alone.
+SHARED = _population(('lit-a', 3, 3, 0.5), ('lit-b', 4, 3, 0.2))
+OWN_DATA = _population(('lit-a', 3, 3, 0.5), ('lit-c', 4, 4, 0.5))
+
+
+@pytest.mark.parametrize('method', [SHARED, OWN_DATA], ids=['shared', 'own'])
+def test_a_member_is_the_student_trained_alone(
+  method, finished, through, tmp_path, no_report
+):
+  job = _job(method, teacher=finished.workdir)
+  results = compress.run(job, tmp_path, StopRequest())
+  assert [row['method'] for row in results['rows']] == [
+    'teacher', *method.names
+  ]  # fmt: skip
+  reference, wanted, _ = through
+  found = networks.load(tmp_path / 'lit-a' / 'student')[1]
+  alone = networks.load(reference / 'lit' / 'student')[1]
+  # 24 steps, whose sums may be taken in another order.
+  chex.assert_trees_all_close(found, alone, rtol=1e-3, atol=1e-4)
+  other = networks.load(tmp_path / method.names[1] / 'student')[1]
+  distance = optax.tree.norm(optax.tree.sub(other['params'], found['params']))
+  assert distance > 0.1
+  for name in method.names:
+    seen = collections.Counter(
+      (r['phase'], r['split'])
+      for r in _records(tmp_path)
+      if r['method'] == name
+    )
+    assert seen == {
+      (phase, split): 2
+      for phase in ('lit', 'finetune')
+      for split in ('train', 'test')
+    }
+  assert results['rows'][1]['accuracy'] == pytest.approx(
+    wanted['rows'][1]['accuracy'], abs=1 / 41
+  )
+  # Finished: the same again needs no training.
+  assert compress.run(job, tmp_path, StopRequest()) == results
+
+
+def test_a_population_resumes_bit_for_bit(finished, tmp_path, no_report):
+  job = _job(SHARED, teacher=finished.workdir)
+  straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
+  compress.run(job, straight, StopRequest())
+  assert 'lit/lit at step 10 of 12' in _interrupt(job, stopped, 3)
+  compress.run(job, stopped, StopRequest())
+  for name in SHARED.names:
+    _assert_same(
+      jax.device_get(networks.load(stopped / name / 'student')[1]),
+      jax.device_get(networks.load(straight / name / 'student')[1]),
+    )
+
+
+def test_a_diverging_member_is_named(finished, tmp_path, no_report):
+  wild = dataclasses.replace(SHARED.phases[0], learning_rate=1e30)
+  method = dataclasses.replace(SHARED, phases=(wild, SHARED.phases[1]))
+  with pytest.raises(UserError, match=r'of lit-[ab]/lit; the last good'):
+    compress.run(
+      _job(method, teacher=finished.workdir), tmp_path, StopRequest()
+    )
+
+
+def test_a_population_has_no_best_epoch(tmp_path):
+  job = _job(SHARED, dataset=_with_validation(), select='best')
+  with pytest.raises(UserError, match='select=best keeps one network'):
+    compress.run(job, tmp_path, StopRequest())
+  assert not list(tmp_path.iterdir())
 
 
 # Which checkpoints are kept, and with which network a phase ends.

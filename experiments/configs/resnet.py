@@ -63,6 +63,12 @@ def get_config() -> ConfigDict:
   # Keys of `methods`, separated by commas; '' trains the teacher alone.
   config.method = 'lit'
   config.seed = 0
+  config.data_seed = -1  # of data order and augmentation; -1 is the seed
+  # Several students in one program, such as seed '0,1,2' or beta '0.25,0.5':
+  # every combination of what is given here, by every method.
+  config.population = ConfigDict(
+    dict(seed='', alpha='', beta='', temperature='')
+  )
   config.precision = 'fp32'  # or 'bf16', 'fp16'
   config.batch_size = 32
   config.crop = True  # shift training images by up to 4 pixels

@@ -5,6 +5,7 @@ known from the seed and the step's number alone. An epoch's last part batch is
 dropped; the next epoch's fresh shuffle gives those examples another place.
 """
 
+from collections.abc import Sequence
 from concurrent import futures
 from typing import NamedTuple
 
@@ -78,3 +79,24 @@ class Feed:
   def _order(self, epoch):
     shuffle = np.random.default_rng([self._seed, epoch])
     return shuffle.permutation(len(self._split.labels))
+
+
+class Feeds:
+  """Feeds of one split in several orders, stacked along a leading axis."""
+
+  def __init__(self, feeds: Sequence[Feed]):
+    self._feeds = tuple(feeds)
+
+  @property
+  def steps_per_epoch(self) -> int:
+    return self._feeds[0].steps_per_epoch
+
+  def superbatch(self, step: int) -> Superbatch:
+    """The feeds' batches from `step` on; they all have the same `count`."""
+    parts = [feed.superbatch(step) for feed in self._feeds]
+    images, labels, _ = zip(*parts, strict=True)
+    return Superbatch(np.stack(images), np.stack(labels), parts[0].count)
+
+  def close(self) -> None:
+    for feed in self._feeds:
+      feed.close()

@@ -1,0 +1,369 @@
+"""Students trained together against the same students trained alone."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import recipes
+from experiments.configs import demo
+from lit_jax import (
+  objectives,
+  optim,
+  parallel,
+  population,
+  precision,
+  state,
+  steps,
+)
+from lit_jax.data.feed import Feed, Feeds, Superbatch
+from lit_jax.data.sources import Split
+from lit_jax.errors import UserError
+from lit_jax.objectives import Objective
+
+C, BATCH, MEMBERS = 2, 4, 3
+OPTIMIZER = optim.sgd(lambda step: 0.05 / (1 + step), 0.9, 1e-3)
+# They differ in each of the three, and one has no soft labels.
+OBJECTIVES = (
+  Objective(0.3, 0.6, 3.0),
+  Objective(1.0, 0.9, 3.0),
+  Objective(0.3, 0.1, 1.5),
+)
+# Of float32 sums in another order, over two steps.
+close = functools.partial(chex.assert_trees_all_close, rtol=2e-4, atol=2e-6)
+
+
+def keys():
+  return [jax.random.key(number) for number in (42, 43, 44)]
+
+
+def begin(tiny, policy='fp32'):
+  """States of other initial values for every member."""
+  states = []
+  for member in range(MEMBERS):
+    variables = jax.tree.map(
+      lambda x, member=member: x * (1 + 0.1 * member), tiny.student_variables
+    )
+    states.append(
+      state.begin_phase(variables, OPTIMIZER, precision.policy(policy))
+    )
+  return states
+
+
+def make_plan(tiny, objective, axis_name=None, dtype=jnp.float32):
+  teacher, student = tiny.networks(axis_name, dtype)
+  return steps.Plan(
+    teacher, student, OPTIMIZER, objective, (), tiny.preprocess, axis_name
+  )
+
+
+def alone(tiny, superbatches, member_keys, policy='fp32', **networks):
+  """Each member by the plain program."""
+  found = []
+  for member, own in enumerate(begin(tiny, policy)):
+    objective = OBJECTIVES[member]
+    program = jax.jit(
+      steps.train_program(make_plan(tiny, objective, **networks))
+    )
+    found.append(
+      program(
+        own,
+        tiny.teacher_variables,
+        superbatches[member],
+        objective,
+        member_keys[member],
+      )
+    )
+  return found
+
+
+def compare(states, metrics, wanted, close=close):
+  for member, (after, values) in enumerate(wanted):
+    close(jax.tree.map(lambda x, m=member: x[m], states), after)
+    found = {name: metrics[name][:, member] for name in values}
+    close(found, values)
+  # Not all alike: members were not mixed up.
+  assert len({float(m['loss'][0]) for _, m in wanted}) == MEMBERS
+
+
+@pytest.fixture(params=['one by one', 'all at once'])
+def form(request, monkeypatch):
+  """How the members run: as on a CPU, and as elsewhere."""
+  one_by_one = request.param == 'one by one'
+  monkeypatch.setattr(population, 'on_cpu', lambda: one_by_one)
+  return request.param
+
+
+def test_members_on_shared_data_are_those_trained_alone(tiny, form):
+  superbatch = tiny.superbatch(C, BATCH)
+  common = population.common_objective(OBJECTIVES)
+  program = jax.jit(
+    population.train_program(make_plan(tiny, common), MEMBERS, True)
+  )
+  states, metrics = program(
+    population.stack(begin(tiny)),
+    tiny.teacher_variables,
+    superbatch,
+    population.stack(OBJECTIVES),
+    keys()[0],
+  )
+  assert metrics['loss'].shape == (C, MEMBERS)
+  wanted = alone(tiny, [superbatch] * MEMBERS, keys()[:1] * MEMBERS)
+  compare(states, metrics, wanted)
+
+
+def test_members_on_their_own_data_are_those_trained_alone(tiny, form):
+  superbatches = [tiny.superbatch(C, BATCH, seed=s) for s in range(MEMBERS)]
+  common = population.common_objective(OBJECTIVES)
+  program = jax.jit(
+    population.train_program(make_plan(tiny, common), MEMBERS, False)
+  )
+  stacked = Superbatch(
+    np.stack([s.images for s in superbatches]),
+    np.stack([s.labels for s in superbatches]),
+    superbatches[0].count,
+  )
+  states, metrics = program(
+    population.stack(begin(tiny)),
+    tiny.teacher_variables,
+    stacked,
+    population.stack(OBJECTIVES),
+    population.stack(keys()),
+  )
+  assert metrics['loss'].shape == (C, MEMBERS)
+  compare(states, metrics, alone(tiny, superbatches, keys()))
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_over_two_devices(tiny, shared):
+  superbatches = [tiny.superbatch(C, BATCH, seed=s) for s in range(MEMBERS)]
+  member_keys = keys()
+  if shared:
+    superbatches, member_keys = superbatches[:1], member_keys[:1]
+  stacked = Superbatch(
+    population.stack([s.images for s in superbatches]),
+    population.stack([s.labels for s in superbatches]),
+    superbatches[0].count,
+  )
+  plan = make_plan(tiny, population.common_objective(OBJECTIVES), parallel.AXIS)
+  program = parallel.map_train(population.train_program(plan, MEMBERS, shared))
+  states, metrics = program(
+    parallel.replicate(population.stack(begin(tiny))),
+    parallel.replicate(tiny.teacher_variables),
+    parallel.shard_superbatch(stacked),
+    population.stack(OBJECTIVES),
+    population.stack(member_keys),
+  )
+  repeat = MEMBERS if shared else 1
+  wanted = alone(tiny, superbatches * repeat, member_keys * repeat)
+  compare(states, metrics, wanted)
+
+
+def test_float16_scales_of_each_member(tiny, form):
+  superbatch = tiny.superbatch(C, BATCH)
+  common = population.common_objective(OBJECTIVES)
+  plan = make_plan(tiny, common, dtype=jnp.float16)
+  program = jax.jit(population.train_program(plan, MEMBERS, True))
+  started = begin(tiny, 'fp16')
+  # One that overflows, and must not hold the others up.
+  huge = started[1].loss_scale.replace(scale=jnp.float32(2.0**40))
+  started[1] = started[1].replace(loss_scale=huge)
+  states, metrics = program(
+    population.stack(started),
+    tiny.teacher_variables,
+    superbatch,
+    population.stack(OBJECTIVES),
+    keys()[0],
+  )
+  np.testing.assert_array_equal(states.skipped, [0, C, 0])
+  np.testing.assert_array_equal(metrics['skipped'][:, 1], 1)
+  moved = [
+    float(
+      jnp.abs(
+        states.params['head']['dense']['kernel'][i]
+        - start.params['head']['dense']['kernel']
+      ).max()
+    )
+    for i, start in enumerate(started)
+  ]
+  assert moved[1] == 0 and min(moved[0], moved[2]) > 0
+
+
+@pytest.mark.parametrize('shared, rows', [(True, [C * BATCH]), (False, None)])
+def test_the_teacher_runs_once_on_shared_data(tiny, monkeypatch, shared, rows):
+  seen = []
+  infer = steps._infer
+
+  def counting(net, variables, x):
+    seen.append(x.shape[0])
+    return infer(net, variables, x)
+
+  monkeypatch.setattr(steps, '_infer', counting)
+  plan = make_plan(tiny, population.common_objective(OBJECTIVES))
+  # Members unrolled, so that each one's pass is seen.
+  monkeypatch.setattr(
+    population,
+    'over_members',
+    lambda function: (
+      lambda *stacked: population.stack(
+        [
+          function(*own)
+          for own in zip(
+            *(population.unstack(x, MEMBERS) for x in stacked), strict=True
+          )
+        ]
+      )
+    ),
+  )
+  superbatch = tiny.superbatch(C, BATCH)
+  key = keys()[0]
+  if not shared:
+    superbatch = Superbatch(
+      np.stack([superbatch.images] * MEMBERS),
+      np.stack([superbatch.labels] * MEMBERS),
+      superbatch.count,
+    )
+    key = population.stack(keys())
+  jax.eval_shape(
+    population.train_program(plan, MEMBERS, shared),
+    population.stack(begin(tiny)),
+    tiny.teacher_variables,
+    superbatch,
+    population.stack(OBJECTIVES),
+    key,
+  )
+  assert seen == (rows or [C * BATCH] * MEMBERS)
+
+
+def test_a_lone_member_has_no_axis():
+  tree = {'a': jnp.arange(3)}
+  assert population.stack([tree]) is tree
+  assert population.unstack(tree, 1) == (tree,)
+
+
+def test_unstack_is_the_inverse_of_stack():
+  trees = [{'a': jnp.full((2, 3), i)} for i in range(4)]
+  chex.assert_trees_all_equal(
+    population.unstack(population.stack(trees), 4), tuple(trees)
+  )
+
+
+@pytest.mark.parametrize(
+  'pairs, soft, irs',
+  [
+    ([(0.9, 1.0), (0.9, 0.0)], True, True),
+    ([(1.0, 0.5), (0.9, 0.5)], True, True),
+    ([(0.9, 1.0), (0.5, 1.0)], True, False),
+    ([(1.0, 1.0), (1.0, 1.0)], False, False),
+    ([(0.9, 0.0), (0.8, 0.0)], False, True),
+  ],
+)
+def test_common_objective_computes_what_any_member_needs(pairs, soft, irs):
+  common = population.common_objective(
+    [Objective(alpha, beta, 2.0) for alpha, beta in pairs]
+  )
+  assert (common.needs_soft_labels, common.needs_irs) == (soft, irs)
+
+
+def test_members_cannot_differ_in_what_is_compiled():
+  with pytest.raises(ValueError, match='α, β and τ alone'):
+    population.common_objective(
+      [Objective(0.9, 0.5, 2.0), Objective(0.9, 0.5, 2.0, ir_loss='l1')]
+    )
+
+
+def test_feeds_are_the_feeds_stacked():
+  split = Split(
+    np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1),
+    np.arange(10, dtype=np.int32),
+  )
+  singles = [Feed(split, 3, 2, seed) for seed in (5, 6)]
+  both = Feeds([Feed(split, 3, 2, seed) for seed in (5, 6)])
+  assert both.steps_per_epoch == 3
+  for step in (0, 2, 3):
+    found = both.superbatch(step)
+    for member, single in enumerate(singles):
+      wanted = single.superbatch(step)
+      np.testing.assert_array_equal(found.images[member], wanted.images)
+      np.testing.assert_array_equal(found.labels[member], wanted.labels)
+      assert found.count == wanted.count
+  for feed in (both, *singles):
+    feed.close()
+
+
+# Configurations.
+
+
+def config(method='lit', data_seed=-1, **lists) -> ConfigDict:
+  result = demo.get_config()
+  result.method = method
+  result.data_seed = data_seed
+  result.population.update(lists)
+  return result
+
+
+def members(settings):
+  (method,) = recipes.compression(settings).methods
+  return method.population
+
+
+def test_every_combination_is_a_member():
+  found = members(config(seed='0,1', beta='0.25,0.5'))
+  assert [m.name for m in found] == [
+    'lit-seed0-beta0.25',
+    'lit-seed0-beta0.5',
+    'lit-seed1-beta0.25',
+    'lit-seed1-beta0.5',
+  ]
+  assert [m.seed for m in found] == [0, 0, 1, 1]
+  assert [m.objectives[0].beta for m in found] == [0.25, 0.5] * 2
+  # Fine-tuning compares no IRs, and keeps its own.
+  assert {m.objectives[1].beta for m in found} == {1.0}
+
+
+def test_alpha_and_temperature_are_of_every_phase_with_soft_labels():
+  (found,) = members(config(alpha='0.5', temperature='2'))
+  assert found.name == 'lit-alpha0.5-temperature2'
+  assert {o.alpha for o in found.objectives} == {0.5}
+  assert {o.temperature for o in found.objectives} == {2.0}
+
+
+def test_data_order_is_shared_where_the_configuration_says_so():
+  own = members(config(seed='0,1'))
+  assert [m.data_seed for m in own] == [0, 1]
+  shared = members(config(seed='0,1', data_seed=7))
+  assert [m.data_seed for m in shared] == [7, 7]
+
+
+def test_without_lists_there_is_no_population():
+  settings = config()
+  assert members(settings) == ()
+  assert recipes.student_names(settings) == ('lit',)
+  assert recipes.student_names(config(seed='3,4')) == ('lit-seed3', 'lit-seed4')
+
+
+@pytest.mark.parametrize(
+  'lists, words',
+  [
+    ({'seed': '0,x'}, "population.seed is '0,x'; write numbers"),
+    ({'seed': '0,1.5'}, "population.seed is '0,1.5'; write numbers"),
+    ({'beta': '0.5,.50'}, "population.beta '0.5,.50' repeats a value"),
+    ({'beta': '0.5,'}, 'empty or a repeated name'),
+    ({'method': 'kd', 'beta': '0.5'}, 'population.beta changes nothing in'),
+    ({'method': 'scratch', 'alpha': '0.5'}, 'population.alpha changes nothing'),
+  ],
+)
+def test_lists_that_make_no_sense(lists, words):
+  with pytest.raises(UserError, match=words.replace('.', r'\.')):
+    recipes.compression(config(**lists))
+
+
+def test_objectives_are_data_of_one_structure():
+  # So that a population's stacked objective is an argument like one's own.
+  stacked = population.stack(OBJECTIVES)
+  assert isinstance(stacked, objectives.Objective)
+  np.testing.assert_allclose(stacked.beta, [0.6, 0.9, 0.1], rtol=1e-6)
