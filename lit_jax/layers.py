@@ -9,8 +9,10 @@ product of matrices. On other devices convolution is XLA's own, with its
 automatic gradient. docs/performance.md has what each form gains.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -158,9 +160,25 @@ def conv(x, kernel, strides=(1, 1), groups=1):
   return _conv(x, kernel, strides)
 
 
+_plain = contextvars.ContextVar('plain', default=False)
+
+
 def on_cpu() -> bool:
-  """Whether computations run on the CPU, which has fast forms of its own."""
-  return jax.default_backend() == 'cpu'
+  """Whether a computation is for the CPU, which has fast forms of its own."""
+  return jax.default_backend() == 'cpu' and not _plain.get()
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+  """What is traced within is the network as it is defined, on any device.
+
+  For counting what it costs: a CPU's fast form may multiply by zeros.
+  """
+  token = _plain.set(True)
+  try:
+    yield
+  finally:
+    _plain.reset(token)
 
 
 class Conv(nn.Module):

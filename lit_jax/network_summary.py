@@ -17,7 +17,7 @@ import rich.console
 import rich.table
 from jax.extend import core
 
-from lit_jax import blocks
+from lit_jax import blocks, layers
 
 # Depth of a value that the example does not reach (a parameter, a constant).
 _UNREACHED = -math.inf
@@ -134,7 +134,8 @@ def _trace(
   forward: Callable[..., Any], variables: Any, x: Any
 ) -> tuple[_Cost, Any]:
   """Cost of forward(variables, x) -> one array, and that array's shape."""
-  closed, output = jax.make_jaxpr(forward, return_shape=True)(variables, x)
+  with layers.plain_forms():
+    closed, output = jax.make_jaxpr(forward, return_shape=True)(variables, x)
   # The example is the last argument; all before it are variables.
   depths = [_UNREACHED] * (len(closed.jaxpr.invars) - 1) + [0]
   macs, out = _count(closed.jaxpr, depths)

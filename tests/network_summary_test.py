@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from lit_jax import blocks, latency, network_summary
+from lit_jax import blocks, latency, models, network_summary
 from lit_jax.errors import UserError
 from lit_jax.models import resnet
 
@@ -240,3 +240,14 @@ def test_latency_is_a_time():
 def test_latency_rejects_counts_below_one(batch, repeats):
   with pytest.raises(UserError, match='at least 1'):
     latency.latency_ms(_net(_same), {}, batch, repeats)
+
+
+@pytest.mark.parametrize(
+  'family, depth, macs',
+  # In the papers' millions for 32x32 images (shortcut convolutions included).
+  [('resnet', 110, 253e6), ('resnext', 20, 774e6)],
+)
+def test_fast_forms_of_a_cpu_count_no_more(family, depth, macs):
+  spec = {'family': family, 'depth': depth, 'input_shape': [32, 32, 3]}
+  found = network_summary.summary(models.build(spec))
+  assert found.macs == pytest.approx(macs, rel=2e-3)

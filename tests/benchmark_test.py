@@ -1,0 +1,341 @@
+"""The benchmark's arithmetic, its messages, and its contestants.
+
+Speeds are never asserted, only that they are told.
+"""
+
+import functools
+import importlib.util
+import json
+import math
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from experiments import benchmark, ours, worker
+from lit_jax import models
+from lit_jax.errors import UserError
+
+# Units of one block, and channels, of ResNet-8 on 32x32 images.
+WIDTHS, SIZES = (16, 32, 64), (32, 16, 8)
+STEM_MACS = 32 * 32 * 16 * 27
+BLOCK_MACS = (
+  32 * 32 * 16 * 9 * (16 + 16),
+  16 * 16 * 32 * 9 * (16 + 32),
+  8 * 8 * 64 * 9 * (32 + 64),
+)
+HEAD_MACS = 640
+BLOCK_ELEMENTS = tuple(
+  2 * size * size * width for size, width in zip(SIZES, WIDTHS, strict=True)
+)
+STEM_ELEMENTS = 32 * 32 * 16
+
+TOLD = {
+  'ours': [{'steps_per_s': v} for v in (10.0, 12.0, 11.0)],
+  'eager': [{'steps_per_s': v} for v in (5.0, 5.5, 7.0)],
+}
+FLOORS = {
+  'flops': 2e9,
+  'bytes': 1e8,
+  'peak_flops_per_s': 1e11,
+  'peak_bytes_per_s': 1e10,
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _parsed():
+  if not benchmark.flags.FLAGS.is_parsed():
+    benchmark.flags.FLAGS.mark_as_parsed()
+
+
+@functools.cache
+def _job(**settings):
+  defaults = dict(
+    case='resnet', batch=4, precision='fp32', steps_per_call=2, depths=(8, 8)
+  )
+  return ours.job(**(defaults | settings))
+
+
+def _command(**settings):
+  """The exit code of a command line."""
+  with flagsaver.flagsaver(**settings):
+    return benchmark.main(['benchmark'])
+
+
+def test_convolution_outputs_are_counted_by_part():
+  found = ours.conv_outputs(models.build(_job()['student']))
+  assert found == {
+    'stem': STEM_ELEMENTS,
+    'blocks_0': BLOCK_ELEMENTS[0],
+    'blocks_1': BLOCK_ELEMENTS[1],
+    'blocks_2': BLOCK_ELEMENTS[2],
+    'head': 0,
+  }
+
+
+def test_floors_of_a_small_pair_by_hand():
+  forward = STEM_MACS + sum(BLOCK_MACS) + HEAD_MACS
+  student = STEM_MACS + 2 * HEAD_MACS + 3 * BLOCK_MACS[0]
+  student += 6 * (BLOCK_MACS[1] + BLOCK_MACS[2])
+  assert ours.step_macs(_job()) == forward + student
+  elements = 2.5 * (STEM_ELEMENTS + sum(BLOCK_ELEMENTS)) + 2.5 * STEM_ELEMENTS
+  elements += 14 * (BLOCK_ELEMENTS[0] + 2 * sum(BLOCK_ELEMENTS[1:]))
+  assert ours.step_elements(_job()) == elements
+  # A batch of 4; two operations, four bytes.
+  assert ours.floors(_job()) == {
+    'flops': 2 * 4 * (forward + student),
+    'bytes': 4 * 4 * elements,
+  }
+  half = ours.floors(_job(precision='bf16'))
+  assert half['bytes'] == 2 * 4 * elements
+
+
+def test_job_is_the_lit_phase_of_the_configuration():
+  job = _job(case='resnext', depths=(0, 0))
+  assert job['teacher']['depth'] == 110
+  assert job['student']['depth'] == 20
+  assert job['student']['cardinality'] == 32
+  assert (job['alpha'], job['beta'], job['temperature']) == (0.95, 0.5, 6.0)
+  assert job['frozen'] == ('stem', 'head')
+
+
+@pytest.mark.parametrize(('batch', 'calls'), [(32, 8), (128, 64), (6, 5)])
+def test_epochs_are_made_of_full_calls(batch, calls):
+  split = ours.data(_job(batch=batch, steps_per_call=calls))
+  assert len(split.labels) >= 2048
+  assert len(split.labels) % (batch * calls) == 0
+
+
+def test_contestants_take_turns():
+  order = []
+
+  class Fake:
+    def __init__(self, name):
+      self.name = name
+
+    def run(self, seconds):
+      order.append((self.name, seconds))
+      return {'steps_per_s': float(len(order))}
+
+  told = benchmark.alternate({n: Fake(n) for n in ('ours', 'eager')}, 2, 3.0)
+  assert [name for name, _ in order] == ['ours', 'eager', 'ours', 'eager']
+  assert {seconds for _, seconds in order} == {3.0}
+  assert [turn['steps_per_s'] for turn in told['eager']] == [2.0, 4.0]
+
+
+def test_training_numbers():
+  found = benchmark.training_numbers(TOLD, FLOORS)
+  assert found['ours_steps_per_s'] == 11
+  assert found['peers'] == {'eager': {'steps_per_s': 5.5, 'ratio': 2.0}}
+  assert found['turns']['ours'] == [10, 12, 11]
+  assert found['floors']['seconds'] == {'flops': 0.02, 'bytes': 0.01}
+  assert found['floors']['shares'] == {
+    'ours': {'flops': 0.22, 'bytes': 0.11},
+    'eager': {'flops': 0.11, 'bytes': 0.055},
+  }
+
+
+def test_a_population_is_beside_ours_and_no_peer():
+  told = TOLD | {'population': [{'steps_per_s': 33.0}]}
+  found = benchmark.training_numbers(told, FLOORS)
+  assert found['population'] == {'steps_per_s': 33, 'ratio': 3.0}
+  assert set(found['peers']) == set(found['floors']['shares']) - {'ours'}
+
+
+def test_unsteady_turns_are_seen():
+  assert benchmark.unsteady(TOLD['ours']) == pytest.approx(1.2)
+  assert benchmark.unsteady([{'a': 1.0, 'b': 1.0}, {'a': 1.0, 'b': 9.0}]) == 9
+
+
+def test_inference_numbers():
+  told = {
+    'ours': [{'teacher_ms': 8.0, 'student_ms': 2.0}],
+    'best': [{'teacher_ms': 12.0, 'student_ms': 4.0}],
+  }
+  found = benchmark.inference_numbers(told)
+  assert found['ours']['speed_up'] == 4
+  assert found['peers']['best']['speed_up'] == 3
+  assert found['peers']['best']['teacher_ratio'] == 1.5
+  assert found['peers']['best']['student_ratio'] == 2
+
+
+def test_difference_is_relative_and_nan_is_no_small_one():
+  assert benchmark.difference([[1.0, 2.0]], [[1.0, 2.5]]) == pytest.approx(0.2)
+  assert benchmark.difference([[0.0]], [[0.0]]) == 0
+  assert benchmark.difference([[1.0]], [[math.nan]]) == math.inf
+
+
+def test_another_computation_is_an_error(capsys):
+  benchmark.check_same('eager', 1e-6)
+  assert 'eager' in capsys.readouterr().out
+  with pytest.raises(UserError, match='another computation'):
+    benchmark.check_same('eager', 2e-3)
+
+
+def test_our_contestant_steps():
+  job = _job()
+  contestant = ours.Training(job)
+  assert contestant.warm_up() > 0
+  told = contestant.run(0.0)
+  assert set(told) == {'steps_per_s'}
+  assert told['steps_per_s'] > 0
+  assert contestant.finite()
+  assert contestant.peak_memory_mb() > 1
+
+
+def test_ours_alone_through_processes(tmp_path, capsys):
+  file = tmp_path / 'numbers.json'
+  code = _command(
+    cases='resnet',
+    batches='4',
+    peers='',
+    turns=1,
+    members=3,
+    seconds=0.0,
+    steps_per_call=2,
+    teacher_depth=8,
+    student_depth=8,
+    json=str(file),
+  )
+  out, err = capsys.readouterr()
+  assert (code, err) == (0, '')
+  assert 'resnet-8' in out
+  (record,) = json.loads(file.read_text())
+  assert record['case'] == 'resnet'
+  assert record['batch'] == 4
+  assert record['precision'] == 'fp32'
+  assert record['peers'] == {}
+  assert record['ours_steps_per_s'] > 0
+  assert set(record['floors']['shares']) == {'ours'}
+  assert record['members'] == 3
+  assert record['population']['steps_per_s'] > 0
+  together = {'ours', 'population'}
+  assert set(record['compile_s']) == set(record['peak_memory_mb']) == together
+  assert record['versions']['jax']
+  assert record['command'][:2] == ['-m', 'experiments.benchmark']
+  assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+  ('flag', 'value', 'message'),
+  [
+    ('cases', 'vgg', "unknown case 'vgg'; choose from resnet, resnext"),
+    ('peers', 'eager,slow', "unknown peer 'slow'"),
+    ('turns', 0, '--turns=0; at least 1'),
+    ('members', 0, '--members=0; at least 1'),
+    ('seconds', -1.0, '--seconds=-1.0'),
+    ('batches', '0', '--batches=0; write positive numbers'),
+    ('batches', '32,x', '--batches=32,x'),
+    ('precision', 'fp8', "unknown precision 'fp8'"),
+    ('json', '/no/such/folder/x.json', 'cannot write into /no/such/folder'),
+  ],
+)
+def test_bad_flags_are_one_line(flag, value, message, capsys):
+  assert _command(**{'peers': '', flag: value}) == 2
+  out, err = capsys.readouterr()
+  assert out == ''
+  assert message in err
+  assert err.count('\n') == 1
+
+
+def test_without_pytorch_it_says_what_to_do(monkeypatch, capsys):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  assert _command(cases='resnet') == 2
+  error = capsys.readouterr().err
+  assert "pip install -e '.[torch]'" in error
+  assert '--peers=' in error
+  assert error.count('\n') == 1
+
+
+def test_a_dead_contestant_is_one_line():
+  with benchmark.Process('eager', 'builtins:dict') as process:
+    with pytest.raises(UserError, match='eager failed: AttributeError'):
+      process.call('fly')
+    process._process.kill()
+    with pytest.raises(UserError, match='exit code'):
+      process.call('keys')
+
+
+def test_the_most_memory_of_a_process():
+  before = worker.peak_rss_mb()
+  held = np.ones(25_000_000)
+  assert worker.peak_rss_mb() >= before
+  assert worker.peak_rss_mb() > held.nbytes / 1e6
+
+
+def _torch_peer():
+  reason = 'compares with PyTorch, which the extra `torch` installs'
+  pytest.importorskip('torch', reason=reason)
+  from experiments import torch_peer
+
+  return torch_peer
+
+
+def _peer(job, variant):
+  torch_peer = _torch_peer()
+  split = ours.data(job)
+  arrays = ours.Reference().arrays(job)
+  job = job | {'torch_device': 'cpu'}
+  return torch_peer.Training(job, variant, arrays, split.images, split.labels)
+
+
+@pytest.mark.parametrize('variant', [None, 'channels-last'])
+@pytest.mark.parametrize(
+  ('case', 'depths'), [('resnet', (14, 8)), ('resnext', (8, 8))]
+)
+def test_pytorch_takes_the_same_steps(case, depths, variant):
+  _torch_peer()
+  job = _job(case=case, depths=depths)
+  peer = _peer(job, variant)
+  batches = ours.check_batches(job)
+  wanted = ours.Reference().losses(job, *batches)
+  assert benchmark.difference(peer.check(*batches), wanted) < 1e-4
+  # The comparison leaves no trace.
+  assert benchmark.difference(peer.check(*batches), wanted) < 1e-4
+  assert peer.warm_up() > 0
+  assert peer.run(0.0)['steps_per_s'] > 0
+  assert peer.finite()
+
+
+def test_pytorch_augmentation_shifts_and_mirrors():
+  torch_peer = _torch_peer()
+  torch = torch_peer.torch
+  torch.manual_seed(0)
+  images = torch.arange(1, 8 * 8 * 3 + 1, dtype=torch.uint8)
+  images = images.view(1, 8, 8, 3).expand(64, -1, -1, -1)
+  padded = torch.nn.functional.pad(images[0], (0, 0, 4, 4, 4, 4))
+  views = {
+    (y, x, flip): padded[y : y + 8, x : x + 8].flip(1)
+    if flip
+    else padded[y : y + 8, x : x + 8]
+    for y in range(9)
+    for x in range(9)
+    for flip in (False, True)
+  }
+  drawn = set()
+  for image in torch_peer.augment(images):
+    found = [k for k, view in views.items() if torch.equal(view, image)]
+    assert len(found) == 1
+    drawn.add(found[0])
+  assert len(drawn) > 40
+  assert {flip for *_, flip in drawn} == {False, True}
+
+
+def test_pytorch_absent_cuda_is_one_line(capsys):
+  torch_peer = _torch_peer()
+  if torch_peer.torch.cuda.is_available():
+    pytest.skip('this PyTorch has CUDA')
+  with pytest.raises(UserError, match='no CUDA'):
+    benchmark._torch_facts(on_gpu=True)
+
+
+def test_forward_passes_beside_pytorch(tmp_path):
+  torch_peer = _torch_peer()
+  job = _job() | {'torch_device': 'cpu'}
+  arrays = ours.Reference().arrays(job)
+  for variant in (None, 'channels-last'):
+    contestant = torch_peer.Inference(job, variant, arrays)
+    contestant.warm_up()
+    told = contestant.run(0.0)
+    assert set(told) == {'teacher_ms', 'student_ms'}
+    assert min(told.values()) > 0
