@@ -116,8 +116,14 @@ def block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
 
 
 def _pointwise(x, kernel, strides):
-  """A 1x1 convolution as a product of matrices."""
-  return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
+  """A 1x1 convolution as a product of matrices.
+
+  Of two dimensions, for with more the gradient begins with transpositions that
+  take longer than the product.
+  """
+  x = x[:, :: strides[0], :: strides[1]]
+  y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+  return y.reshape(*x.shape[:-1], -1)
 
 
 def _grouped(x, kernel, strides, groups):
