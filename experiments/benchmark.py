@@ -573,9 +573,12 @@ def _our_device() -> Record:
   with Process('ours', 'experiments.ours:Reference') as reference:
     facts = reference.call('facts')
   if facts['count'] > 1:
+    one = 'CUDA_VISIBLE_DEVICES=0'
+    if facts['backend'] == 'cpu':
+      one = 'JAX_NUM_CPU_DEVICES=1'
     raise UserError(
       f'{facts["count"]} devices are in sight, and the peers use one; choose '
-      'it with CUDA_VISIBLE_DEVICES=0'
+      f'it with {one}'
     )
   return facts
 
@@ -611,6 +614,8 @@ def _run() -> None:
     _BATCHES.value or ('1,128' if _INFERENCE.value else '32,128')
   )
   _check_flags()
+  if _VARIANTS.value and 'best' not in peers:
+    raise UserError("--variants are those of 'best'; name it in --peers")
   if peers:
     _check_torch()
   device = _our_device()

@@ -87,23 +87,25 @@ def _population(config, method):
   }
   if not tried:
     return method
-  combinations = [
-    dict(zip(tried, values, strict=True))
+  members = tuple(
+    _member(config, method, dict(zip(tried, values, strict=True)))
     for values in itertools.product(*tried.values())
-  ]
-  members = tuple(_member(config, method, own) for own in combinations)
-  for key in tried.keys() - {'seed'}:
-    if not any(key in _used(phase.objective) for phase in method.phases):
-      raise UserError(
-        f'population.{key} changes nothing in method {method.name}; take '
-        'methods that use it'
-      )
+  )
+  own = {(m.seed, m.data_seed, m.objectives) for m in members}
+  if len(own) < len(members):
+    raise UserError(
+      f'population.{" and .".join(tried)} make members of {method.name} that '
+      'are alike: beta weighs something where IRs are compared, alpha and '
+      'temperature where there are soft labels; leave out what changes nothing'
+    )
   return dataclasses.replace(method, population=members)
 
 
 def _member(config, method, own):
   """A member of these values, named after them: 'lit-seed1-beta0.5'."""
-  name = '-'.join([method.name, *(f'{key}{own[key]:g}' for key in own)])
+  name = '-'.join(
+    [method.name, *(f'{key}{value}' for key, value in own.items())]
+  )
   seed = own.get('seed', config.seed)
   return phases.Member(
     name, seed, _data_seed(config, seed), _objectives(method, own)
@@ -111,19 +113,24 @@ def _member(config, method, own):
 
 
 def _objectives(method, own):
-  """Each phase's, with these α, β and τ where they weigh anything in it."""
+  """Each phase's, with these α, β and τ where they weigh anything in it.
+
+  β does in a phase that compares IRs, so that a fine-tuning keeps its β of 1;
+  α and τ do where there are soft labels under that β.
+  """
   result = []
   for phase in method.phases:
-    used = _used(phase.objective)
-    changes = {key: own[key] for key in own if key in used}
-    result.append(dataclasses.replace(phase.objective, **changes))
+    objective = phase.objective
+    if 'beta' in own and objective.needs_irs:
+      objective = dataclasses.replace(objective, beta=own['beta'])
+    if 'alpha' in own and objective.needs_soft_labels:
+      objective = dataclasses.replace(objective, alpha=own['alpha'])
+    # After α, for without soft labels every temperature is the same.
+    if 'temperature' in own and objective.needs_soft_labels:
+      temperature = own['temperature']
+      objective = dataclasses.replace(objective, temperature=temperature)
+    result.append(objective)
   return tuple(result)
-
-
-def _used(objective):
-  """β where IRs are compared, so that a fine-tuning keeps its β of 1."""
-  soft = {'alpha', 'temperature'} if objective.needs_soft_labels else set()
-  return soft | ({'beta'} if objective.needs_irs else set())
 
 
 def _values(what, text):
@@ -133,7 +140,7 @@ def _values(what, text):
     values = tuple(kind(word) for word in _names(str(text), what))
   except ValueError:
     raise UserError(
-      f"{what} is {text!r}; write numbers, such as '0,1,2'"
+      f'{what} is {text!r}; write numbers, such as 0,1,2'
     ) from None
   if len(set(values)) < len(values):
     raise UserError(f'{what} {text!r} repeats a value')

@@ -16,6 +16,9 @@ _IMPORTED = time.monotonic()
 # With fewer, a device's work is too little for what it costs to wait for the
 # other devices at every batch norm (docs/performance.md).
 _EXAMPLES_PER_CPU_DEVICE = 16
+_XLA_DEVICES = '--xla_force_host_platform_device_count'
+_XLA_TIMEOUT = '--xla_cpu_collective_call'
+_PATIENCE = 24 * 60 * 60  # seconds
 
 
 def use_cores(batch_size: int) -> None:
@@ -25,10 +28,25 @@ def use_cores(batch_size: int) -> None:
   operation of the whole. The user's own number, given to JAX, is left as it
   is, and so is a GPU. Takes effect before JAX first computes.
   """
-  if jax.config.values['jax_num_cpu_devices'] > 0:
+  flags = os.environ.get('XLA_FLAGS', '')
+  if jax.config.values['jax_num_cpu_devices'] > 0 or _XLA_DEVICES in flags:
     return
-  count = cpu_devices(batch_size, len(os.sched_getaffinity(0)))
+  count = cpu_devices(batch_size, _cores())
   jax.config.update('jax_num_cpu_devices', count)
+  if count > 1 and _XLA_TIMEOUT not in flags:
+    # By default XLA ends the process where one device waits a minute for
+    # another, as it may on a machine that has other work.
+    os.environ['XLA_FLAGS'] = (
+      f'{flags} {_XLA_TIMEOUT}_terminate_timeout_seconds={_PATIENCE} '
+      f'{_XLA_TIMEOUT}_warn_stuck_timeout_seconds={_PATIENCE}'
+    ).strip()
+
+
+def _cores():
+  try:
+    return len(os.sched_getaffinity(0))
+  except AttributeError:  # not on Linux
+    return os.cpu_count() or 1
 
 
 def cpu_devices(batch_size: int, cores: int) -> int:

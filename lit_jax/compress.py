@@ -203,7 +203,15 @@ def _check(job: Run) -> tuple[BlockNet, BlockNet]:
       "select=best keeps one network's best epoch, and a population has many; "
       'take select=last, or train its members one by one'
     )
-  if TEACHER in names:
+  folders = [
+    m.name for m in job.methods if m.population and m.names != (m.name,)
+  ]
+  if clash := set(folders) & set(names):
+    raise UserError(
+      f'{clash.pop()!r} is the folder of a population and a student of its '
+      'own; choose another name for one'
+    )
+  if TEACHER in (*names, *folders):
     raise UserError(f'{TEACHER!r} is no name for a method; choose another')
   for method in job.methods:
     phases.check_method(method, student)

@@ -220,7 +220,13 @@ def check_method(method: Method, net: BlockNet) -> None:
   Everything that would stop a later phase is found before the first begins.
   """
   for member in method.population:
-    check_seed(member.name, member.seed)
+    check_seed(f'seed of {member.name}', member.seed)
+    check_seed(f'data_seed of {member.name}', member.data_seed)
+    if len(member.objectives) != len(method.phases):
+      raise UserError(
+        f'{member.name} has {len(member.objectives)} objectives for '
+        f'{len(method.phases)} phases; give one for each'
+      )
   names = [phase.name for phase in method.phases]
   if len(set(names)) < len(names) or 'student' in names or not names:
     raise UserError(
@@ -233,6 +239,8 @@ def check_method(method: Method, net: BlockNet) -> None:
     try:
       for objective in (phase.objective, *objectives):
         check(objective).compared(len(net.blocks))
+      if objectives:
+        population.common_objective(objectives)
       optim.schedule(phase.schedule, phase.learning_rate, 1, 1)
     except UserError as error:
       raise UserError(f'{where}: {error}') from None
@@ -328,7 +336,7 @@ def _phase_run(
   objective = population.common_objective(objectives)
   needs_teacher = objective.needs_teacher
   splits = context.dataset.splits
-  # Each order once: members that share theirs share the images.
+  # Members that all have one order share its images.
   seeds = tuple(member.data_seed for member in members)
   seeds = seeds[:1] if len(set(seeds)) == 1 else seeds
   feeds = [

@@ -1,4 +1,4 @@
-"""Several students trained at once: one program, and one pass of the teacher.
+"""Several students trained at once by one program.
 
 Members differ in their initial values and in α, β and τ. Their states, and
 whatever else belongs to each, are stacked along a leading axis; a student that
@@ -15,6 +15,7 @@ from jax import lax
 
 from lit_jax import steps
 from lit_jax.data.feed import Superbatch
+from lit_jax.errors import UserError
 from lit_jax.layers import on_cpu
 from lit_jax.objectives import Objective
 
@@ -37,12 +38,20 @@ def common_objective(objectives: Sequence[Objective]) -> Objective:
   """An objective that computes every term that one of these gives weight to.
 
   Raises:
-    ValueError: they differ in more than α, β and τ.
+    UserError: they differ in more than α, β and τ, or in whether statistics
+      have a second pass to follow.
   """
   first = objectives[0]
   structure = jax.tree.structure(first)
   if any(jax.tree.structure(other) != structure for other in objectives):
-    raise ValueError('members of a population differ in α, β and τ alone')
+    raise UserError('members of a population differ in α, β and τ alone')
+  if first.running_statistics == 'both' and (
+    len({o.needs_irs for o in objectives}) > 1
+  ):
+    raise UserError(
+      "running_statistics 'both' follow a pass that a member of beta 1 has "
+      'not; train that one by itself'
+    )
   # Between the least and the greatest, so that 0 and 1 together need both.
   beta = sum(o.beta for o in objectives) / len(objectives)
   alpha = min(o.alpha for o in objectives)

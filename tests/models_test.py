@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lit_jax import blocks, models, phases
+from lit_jax import blocks, layers, models, phases
 from lit_jax.errors import UserError
 from lit_jax.objectives import Objective
 
@@ -60,6 +60,11 @@ def test_the_loop_over_equal_units_is_the_units_one_by_one(family):
 
   def looped(variables, h, i):
     return net.apply(variables, h, i, method='block')
+
+  # Two of the blocks have a loop, and none in the network as defined.
+  assert str(jax.make_jaxpr(net.apply)(variables, x)).count('scan[') == 2
+  with layers.plain_forms():
+    assert 'scan[' not in str(jax.make_jaxpr(net.apply)(variables, x))
 
   for i in range(3):
     h = one_by_one(variables, irs[i], i)

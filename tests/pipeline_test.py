@@ -674,13 +674,18 @@ def test_a_member_is_the_student_trained_alone(
   assert compress.run(job, tmp_path, StopRequest()) == results
 
 
-def test_a_population_resumes_bit_for_bit(finished, tmp_path, no_report):
-  job = _job(SHARED, teacher=finished.workdir)
+@pytest.mark.parametrize('method', [SHARED, OWN_DATA], ids=['shared', 'own'])
+def test_a_population_resumes_bit_for_bit(
+  method, finished, tmp_path, no_report
+):
+  job = _job(method, teacher=finished.workdir)
   straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
   compress.run(job, straight, StopRequest())
-  assert 'lit/lit at step 10 of 12' in _interrupt(job, stopped, 3)
+  # On their own data, each member's feed makes a superbatch for a call.
+  calls = 3 if method is SHARED else 6
+  assert 'lit/lit at step 10 of 12' in _interrupt(job, stopped, calls)
   compress.run(job, stopped, StopRequest())
-  for name in SHARED.names:
+  for name in method.names:
     _assert_same(
       jax.device_get(networks.load(stopped / name / 'student')[1]),
       jax.device_get(networks.load(straight / name / 'student')[1]),
@@ -688,12 +693,41 @@ def test_a_population_resumes_bit_for_bit(finished, tmp_path, no_report):
 
 
 def test_a_diverging_member_is_named(finished, tmp_path, no_report):
-  wild = dataclasses.replace(SHARED.phases[0], learning_rate=1e30)
-  method = dataclasses.replace(SHARED, phases=(wild, SHARED.phases[1]))
-  with pytest.raises(UserError, match=r'of lit-[ab]/lit; the last good'):
+  # Logits over so small a temperature are infinite.
+  wild = dataclasses.replace(LIT, temperature=1e-38), KD
+  members = SHARED.population
+  spoiled = dataclasses.replace(members[1], objectives=wild)
+  method = dataclasses.replace(SHARED, population=(members[0], spoiled))
+  with pytest.raises(UserError, match=r'of lit-b/lit; the last good'):
     compress.run(
       _job(method, teacher=finished.workdir), tmp_path, StopRequest()
     )
+
+
+def test_a_population_and_a_student_of_one_name(tmp_path):
+  with pytest.raises(UserError, match="'lit' is the folder of a population"):
+    compress.run(_job(SHARED, 'lit'), tmp_path, StopRequest())
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'objectives': (LIT,)}, '1 objectives for 2 phases'),
+    ({'data_seed': -1}, 'data_seed of lit-b is -1'),
+    (
+      {'objectives': (dataclasses.replace(LIT, ir_loss='l1'), KD)},
+      'α, β and τ alone',
+    ),
+  ],
+)
+def test_members_that_do_not_fit(changes, words, tmp_path):
+  first, second = SHARED.population
+  spoiled = dataclasses.replace(second, **changes)
+  method = dataclasses.replace(SHARED, population=(first, spoiled))
+  with pytest.raises(UserError, match=words):
+    compress.run(_job(method), tmp_path, StopRequest())
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_population_has_no_best_epoch(tmp_path):

@@ -139,7 +139,7 @@ def test_members_on_their_own_data_are_those_trained_alone(tiny, form):
 
 
 @pytest.mark.parametrize('shared', [True, False])
-def test_over_two_devices(tiny, shared):
+def test_over_two_devices(tiny, shared, form):
   superbatches = [tiny.superbatch(C, BATCH, seed=s) for s in range(MEMBERS)]
   member_keys = keys()
   if shared:
@@ -270,10 +270,19 @@ def test_common_objective_computes_what_any_member_needs(pairs, soft, irs):
 
 
 def test_members_cannot_differ_in_what_is_compiled():
-  with pytest.raises(ValueError, match='α, β and τ alone'):
+  with pytest.raises(UserError, match='α, β and τ alone'):
     population.common_objective(
       [Objective(0.9, 0.5, 2.0), Objective(0.9, 0.5, 2.0, ir_loss='l1')]
     )
+
+
+def test_a_member_without_a_second_pass_cannot_follow_it():
+  both = [
+    Objective(0.9, beta, 2.0, running_statistics='both') for beta in (0.5, 1.0)
+  ]
+  with pytest.raises(UserError, match='beta 1'):
+    population.common_objective(both)
+  population.common_objective(both[:1] * 2)
 
 
 def test_feeds_are_the_feeds_stacked():
@@ -327,7 +336,7 @@ def test_every_combination_is_a_member():
 
 def test_alpha_and_temperature_are_of_every_phase_with_soft_labels():
   (found,) = members(config(alpha='0.5', temperature='2'))
-  assert found.name == 'lit-alpha0.5-temperature2'
+  assert found.name == 'lit-alpha0.5-temperature2.0'
   assert {o.alpha for o in found.objectives} == {0.5}
   assert {o.temperature for o in found.objectives} == {2.0}
 
@@ -337,6 +346,21 @@ def test_data_order_is_shared_where_the_configuration_says_so():
   assert [m.data_seed for m in own] == [0, 1]
   shared = members(config(seed='0,1', data_seed=7))
   assert [m.data_seed for m in shared] == [7, 7]
+
+
+def test_soft_labels_are_those_under_the_members_beta():
+  # The hint's own beta is 0, without soft labels.
+  settings = config('fitnets_two_stage', beta='0.5', alpha='0.7')
+  (found,) = members(settings)
+  assert (found.objectives[0].beta, found.objectives[0].alpha) == (0.5, 0.7)
+
+
+def test_names_are_exact():
+  found = members(config(seed='12345678,12345679', beta='0.1234567'))
+  assert [m.name for m in found] == [
+    'lit-seed12345678-beta0.1234567',
+    'lit-seed12345679-beta0.1234567',
+  ]
 
 
 def test_without_lists_there_is_no_population():
@@ -353,8 +377,9 @@ def test_without_lists_there_is_no_population():
     ({'seed': '0,1.5'}, "population.seed is '0,1.5'; write numbers"),
     ({'beta': '0.5,.50'}, "population.beta '0.5,.50' repeats a value"),
     ({'beta': '0.5,'}, 'empty or a repeated name'),
-    ({'method': 'kd', 'beta': '0.5'}, 'population.beta changes nothing in'),
-    ({'method': 'scratch', 'alpha': '0.5'}, 'population.alpha changes nothing'),
+    ({'method': 'kd', 'beta': '0.5,0.6'}, 'members of kd that are alike'),
+    ({'method': 'scratch', 'alpha': '0.5,0.6'}, 'of scratch that are alike'),
+    ({'alpha': '1,0.5', 'temperature': '2,4', 'method': 'kd'}, 'alike'),
   ],
 )
 def test_lists_that_make_no_sense(lists, words):

@@ -204,3 +204,27 @@ def test_the_users_own_number_of_devices_stays():
   before = jax.config.values['jax_num_cpu_devices']  # 2, by conftest.py
   startup.use_cores(16)
   assert jax.config.values['jax_num_cpu_devices'] == before == 2
+
+
+@pytest.mark.parametrize(
+  'flags, devices',
+  [
+    ('', startup.cpu_devices(64, startup._cores())),
+    ('--xla_force_host_platform_device_count=3', 3),
+  ],
+)
+def test_devices_of_a_process(flags, devices):
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      'import jax; from experiments import startup; startup.use_cores(64); '
+      'print(jax.local_device_count(), jax.numpy.arange(4).sum())',
+    ],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert (done.stdout, done.stderr) == (f'{devices} 6\n', '')
