@@ -392,6 +392,23 @@ def test_the_teacher_runs_in_evaluation_mode(tiny, lit, superbatch):
   chex.assert_trees_all_equal(changed['hard'][0], metrics['hard'][0])
 
 
+@pytest.mark.parametrize('piece', [6, 4, 5])
+def test_the_teacher_in_pieces(tiny, superbatch, piece, monkeypatch):
+  """Also where pieces are no batches, or do not divide the images."""
+  plan = make_plan(tiny)
+
+  def targets():
+    def run(variables, images):
+      return steps._teacher_targets(plan, variables, images)
+
+    return jax.jit(run)(tiny.teacher_variables, superbatch.images)
+
+  whole = targets()
+  chex.assert_tree_shape_prefix(whole, (C, BATCH))
+  monkeypatch.setattr(steps, '_PIECE', piece)
+  chex.assert_trees_all_close(targets(), whole, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('follow', ['student', 'both'])
 def test_running_statistics(tiny, superbatch, follow):
   objective = dataclasses.replace(LIT, running_statistics=follow)
