@@ -133,6 +133,17 @@ def compiled_once(tmp_path_factory):
   compilation_cache.reset_cache()
 
 
+@pytest.fixture(scope='module', autouse=True)
+def programs_of_one_file():
+  """Compiled programs are let go after each file.
+
+  Each takes some of the memory maps that Linux grants a process (65,530), and
+  XLA crashes where there are none left.
+  """
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def tiny():
   teacher, student = _net(2), _net(1)
