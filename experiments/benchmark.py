@@ -38,7 +38,7 @@ import rich.table
 from absl import app, flags
 from rich.console import Console
 
-from experiments import ours
+from experiments import ours, recipes
 from lit_jax import models
 from lit_jax.errors import UserError
 
@@ -464,7 +464,7 @@ def _proof(job, peers) -> Record:
   """What the peers start from and are compared with, and the floors."""
   split = ours.data(job)
   batches = ours.check_batches(job)
-  proof: Record = {'data': (split.images, split.labels), 'batches': batches}
+  proof: Record = {'data': (split.inputs, split.labels), 'batches': batches}
   with Process('ours', 'experiments.ours:Reference') as reference:
     if not _INFERENCE.value:
       proof['floors'] = reference.call('floors', job)
@@ -525,14 +525,12 @@ def _contest(job, peers, variants) -> Record:
 
 def _names(text, choices, what) -> tuple[str, ...]:
   """The names of a comma list; UserError unless each is a choice, once."""
-  names = tuple(name.strip() for name in text.split(',')) if text else ()
+  names = recipes.names(text, f'--{what}s')
   for name in names:
     if name not in choices:
       raise UserError(
         f'unknown {what} {name!r}; choose from {", ".join(choices)}'
       )
-  if len(set(names)) < len(names):
-    raise UserError(f'--{what}s={text} repeats a name')
   return names
 
 

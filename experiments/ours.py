@@ -1,10 +1,9 @@
 """Our side of the benchmark: the production path, and what bounds its speed."""
 
-import functools
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from flax import traverse_util
 from jax.extend import core
 
 from experiments import recipes, startup
-from experiments.configs import resnet, resnext
+from experiments.configs import resnet, resnext, vdcnn
 from experiments.worker import peak_rss_mb
 from lit_jax import (
   blocks,
@@ -27,15 +26,28 @@ from lit_jax import (
   steps,
   summary,
 )
-from lit_jax.data.augment import Preprocess
+from lit_jax.data.dataset import Split
 from lit_jax.data.feed import Feed, Superbatch
-from lit_jax.data.sources import Split
+from lit_jax.data.preprocess import ImagePreprocess, TextPreprocess
+from lit_jax.data.text import VOCABULARY
 from lit_jax.latency import latency_ms
 from lit_jax.precision import policy
 
-CASES = {'resnet': resnet.get_config, 'resnext': resnext.get_config}
-SHAPE, CLASSES = (32, 32, 3), 10
-_LEAST_IMAGES = 2048
+
+class Case(NamedTuple):
+  """Attributes: a configuration, and what its networks read and tell apart."""
+
+  config: Callable[[], Any]
+  shape: tuple[int, ...]
+  classes: int
+
+
+CASES = {
+  'resnet': Case(resnet.get_config, (32, 32, 3), 10),
+  'resnext': Case(resnext.get_config, (32, 32, 3), 10),
+  'vdcnn': Case(vdcnn.get_config, (1014,), 5),
+}
+_LEAST_EXAMPLES = 2048
 _CHECK_STEPS = 2
 # Reads and writes of a convolution's output, in elements each: in evaluation
 # it is written and read, and read again by every second unit's shortcut; in
@@ -63,19 +75,19 @@ def job(
     depths: teacher's and student's, where not the configuration's (0).
     members: students that are trained together.
   """
-  config = CASES[case]()
-  # Any data will do, for the networks and the phase alone are taken.
-  config.dataset = 'fashion_mnist_mini'
-  config.method = 'lit'
-  run = recipes.compression(config)
-  phase = run.methods[0].phases[0]
-  fitting = {'classes': CLASSES, 'input_shape': list(SHAPE)}
+  inputs = CASES[case]
+  config = inputs.config()
+  phase = recipes.phase(config, 'lit')
+  fitting = {'classes': inputs.classes, 'input_shape': list(inputs.shape)}
   teacher, student = (
-    dict(spec) | fitting | ({'depth': depth} if depth else {})
-    for spec, depth in zip((run.teacher, run.student), depths, strict=True)
+    recipes.spec(sheet) | fitting | ({'depth': depth} if depth else {})
+    for sheet, depth in zip(
+      (config.teacher, config.student), depths, strict=True
+    )
   )
+  teacher.pop('checkpoint')
   objective = phase.objective
-  return {
+  result = {
     'case': case,
     'batch': batch,
     'precision': precision,
@@ -90,31 +102,48 @@ def job(
     'copy': phase.copy,
     'frozen': phase.frozen,
     'learning_rate': phase.learning_rate,
-    'momentum': run.training.momentum,
-    'weight_decay': run.training.weight_decay,
-    'mean': (0.5,) * SHAPE[2],
-    'std': (0.25,) * SHAPE[2],
+    'momentum': config.momentum,
+    'weight_decay': config.weight_decay,
   }
+  if is_text(result):
+    return result
+  channels = inputs.shape[-1]
+  return result | {'mean': (0.5,) * channels, 'std': (0.25,) * channels}
+
+
+def is_text(settings: Job) -> bool:
+  """Whether the networks read character ids, and not images."""
+  return len(settings['student']['input_shape']) == 1
 
 
 def data(settings: Job) -> Split:
-  """Random images, of which an epoch makes full calls."""
+  """Random inputs, of which an epoch makes full calls."""
   call = settings['steps_per_call'] * settings['batch']
-  count = call * math.ceil(max(_LEAST_IMAGES, call) / call)
+  count = call * math.ceil(max(_LEAST_EXAMPLES, call) / call)
   rng = np.random.default_rng(0)
+  shape, classes = (settings['student'][k] for k in ('input_shape', 'classes'))
+  values = VOCABULARY if is_text(settings) else 256
   return Split(
-    rng.integers(0, 256, (count, *SHAPE), np.uint8),
-    rng.integers(0, CLASSES, count, np.int32),
+    rng.integers(0, values, (count, *shape), np.uint8),
+    rng.integers(0, classes, count, np.int32),
   )
 
 
 def check_batches(settings: Job) -> tuple[np.ndarray, np.ndarray]:
-  """Images and labels of the steps that are compared with the peers'."""
+  """Inputs and labels of the steps that are compared with the peers'."""
   split, shape = data(settings), (_CHECK_STEPS, settings['batch'])
   rows = np.resize(np.arange(len(split.labels)), math.prod(shape))
   return (
-    split.images[rows].reshape((*shape, *SHAPE)),
+    split.inputs[rows].reshape((*shape, *split.inputs.shape[1:])),
     split.labels[rows].reshape(shape),
+  )
+
+
+def _preprocess(settings, augments):
+  if is_text(settings):
+    return TextPreprocess()
+  return ImagePreprocess(
+    settings['mean'], settings['std'], crop=augments, flip=augments
   )
 
 
@@ -123,26 +152,32 @@ def _network(settings, role, precision):
   return models.build(settings[role], dtype, parallel.AXIS)
 
 
-def _draw(net, seed):
+def _draw(spec, seed):
   """Variables under which a deep network's values stay of order one."""
   rng = np.random.default_rng(seed)
+  # What a residual unit adds to its shortcut must not add up.
+  scale = 1.0 if spec['family'] == 'vdcnn' else 0.5
 
   def draw(path, leaf):
     name = path[-1].key
-    if name == 'kernel':
+    if name == 'table':
+      values = rng.normal(size=leaf.shape)
+    elif name == 'kernel':
       fan_in = math.prod(leaf.shape[:-1])
       values = rng.normal(size=leaf.shape) * math.sqrt(2 / fan_in)
     else:
-      values = np.full(leaf.shape, {'scale': 0.5, 'var': 1.0}.get(name, 0.0))
+      values = np.full(leaf.shape, {'scale': scale, 'var': 1.0}.get(name, 0.0))
     return values.astype(np.float32)
 
-  return jax.tree_util.tree_map_with_path(draw, blocks.shapes(net))
+  return jax.tree_util.tree_map_with_path(
+    draw, blocks.shapes(models.build(spec))
+  )
 
 
 def _variables(settings):
   """Of teacher and student, as the phase begins."""
   teacher, student = (
-    _draw(models.build(settings[role]), seed)
+    _draw(settings[role], seed)
     for seed, role in enumerate(('teacher', 'student'))
   )
   return teacher, state.copy_parts(teacher, student, settings['copy'])
@@ -165,9 +200,7 @@ def _plan(settings, precision, augments):
       settings['ir_loss'],
     ),
     frozen=settings['frozen'],
-    preprocess=Preprocess(
-      settings['mean'], settings['std'], crop=augments, flip=augments
-    ),
+    preprocess=_preprocess(settings, augments),
     axis_name=parallel.AXIS,
   )
 
@@ -215,13 +248,13 @@ class Reference:
     }
 
   def losses(
-    self, settings: Job, images: np.ndarray, labels: np.ndarray
+    self, settings: Job, inputs: np.ndarray, labels: np.ndarray
   ) -> list[list[float]]:
     """Total loss and IR parts of each step in float32, not augmented.
 
     Args:
       settings: see `job`.
-      images: uint8 [steps, batch, h, w, c].
+      inputs: uint8 [steps, batch, …].
       labels: int32 [steps, batch].
     """
     with jax.default_matmul_precision('highest'):
@@ -230,7 +263,7 @@ class Reference:
       found = []
       for i in range(len(labels)):
         batch = Superbatch(
-          images[i : i + 1], labels[i : i + 1], np.asarray(1, np.int32)
+          inputs[i : i + 1], labels[i : i + 1], np.asarray(1, np.int32)
         )
         first, metrics = program(
           first,
@@ -404,21 +437,12 @@ def conv_outputs(net: blocks.BlockNet) -> dict[str, int]:
   entries = ((1, *net.input_shape), *shapes.values())
   parts: dict[str, int] = {}
   for name, shape in zip(net.parts, entries, strict=False):
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    dtype = net.input_dtype if name == 'stem' else jnp.float32
+    x = jax.ShapeDtypeStruct(shape, dtype)
     with layers.plain_forms():
-      jaxpr = jax.make_jaxpr(functools.partial(_part, net, name))(variables, x)
+      jaxpr = jax.make_jaxpr(blocks.part_function(net, name))(variables, x)
     parts[name] = _conv_elements(jaxpr.jaxpr)
   return parts
-
-
-def _part(net, name, variables, h):
-  """One part of a network in evaluation mode."""
-  if name in net.block_names:
-    i = net.block_names.index(name)
-    return net.apply(variables, h, i, method='block')
-  return net.apply(
-    variables, h, method=lambda bound, h: getattr(bound, name)(h, False)
-  )
 
 
 def _conv_elements(jaxpr):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import math
@@ -9,12 +10,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments import baselines
+from experiments.configs import resnet
 from lit_jax import compress, objectives, phases
-from lit_jax.data import sources
+from lit_jax.data import image_sources
+from lit_jax.data.dataset import hold_out
 from lit_jax.errors import UserError
 
+# Keys that a configuration for texts does without.
+_OF_IMAGES = {'crop'}
 # Another place of the data, or another method beside, changes no result.
-_NOT_IN_CONFIG = ('data_dir', 'method')
+_NOT_IN_CONFIG = ('data_dir', 'method', 'data.cache')
 
 
 # A ConfigDict, whose attributes are its keys; types know nothing of them.
@@ -27,22 +33,27 @@ def compression(config: Config) -> compress.Run:
   Raises:
     UserError: an unknown method or phase, or data that cannot be read.
   """
-  methods = _methods(config)
-  teacher_phase = _phase(config, 'train_teacher')
-  dataset = sources.load(config.dataset, config.data_dir)
+  students = _students(config)
+  teacher_phase = phase(config, 'train_teacher')
+  outside = tuple(
+    _baseline(name) for name in names(config.get('baseline', ''), 'baseline')
+  )
+  dataset = _dataset(config)
   if config.validation:
-    dataset = sources.hold_out(dataset, config.validation)
-  shape = dataset.splits['train'].images.shape[1:]
+    dataset = hold_out(dataset, config.validation)
+  shape = dataset.splits['train'].inputs.shape[1:]
   fitting = {'classes': dataset.classes, 'input_shape': list(shape)}
-  teacher = _spec(config.teacher)
+  teacher = spec(config.teacher)
   checkpoint = teacher.pop('checkpoint')
   return compress.Run(
     dataset=dataset,
     teacher=teacher | fitting,
-    student=_spec(config.student) | fitting,
     teacher_checkpoint=checkpoint,
     teacher_method=phases.Method(compress.TEACHER, (teacher_phase,)),
-    methods=methods,
+    students=tuple(
+      dataclasses.replace(student, network={**student.network, **fitting})
+      for student in students
+    ),
     training=phases.Training(
       batch_size=config.batch_size,
       seed=config.seed,
@@ -51,27 +62,109 @@ def compression(config: Config) -> compress.Run:
       weight_decay=config.weight_decay,
       steps_per_call=config.steps_per_call,
       select=config.select,
-      crop=config.crop,
       data_seed=_data_seed(config, config.seed),
     ),
     config=as_json(config),
+    baselines=outside,
   )
+
+
+def _dataset(config):
+  """Images or texts, by whether the configuration says how to read texts."""
+  if 'data' in config:
+    # Here, for its package takes long to load, which a run of images need not.
+    from lit_jax.data import text_sources
+
+    options = text_sources.TextOptions(**config.data.to_dict())
+    dataset = text_sources.load(config.dataset, config.data_dir, options)
+    changes = {'noise': _probability('noise', config.noise)}
+  else:
+    dataset = image_sources.load(config.dataset, config.data_dir)
+    changes = {'crop': config.crop}
+  preprocess: Any = dataset.preprocess
+  preprocess = dataclasses.replace(preprocess, **changes)
+  return dataclasses.replace(dataset, preprocess=preprocess)
+
+
+def _probability(key, value):
+  if not 0 <= value < 1:
+    raise UserError(f'{key} is {value}; it must lie in 0 to 1, 1 excluded')
+  return value
+
+
+def _baseline(name):
+  if name not in baselines.BASELINES:
+    raise UserError(
+      f'unknown baseline {name!r}; choose from {", ".join(baselines.BASELINES)}'
+    )
+  return baselines.BASELINES[name]
 
 
 def as_json(config: Config) -> dict[str, Any]:
   """What defines the run's results; a workdir takes one such."""
   values = json.loads(config.to_json_best_effort())
-  return {k: v for k, v in values.items() if k not in _NOT_IN_CONFIG}
+  for key in _NOT_IN_CONFIG:
+    *sheets, name = key.split('.')
+    tree = functools.reduce(lambda t, sheet: t.get(sheet, {}), sheets, values)
+    tree.pop(name, None)
+  return values
 
 
 def student_names(config: Config) -> tuple[str, ...]:
-  """The students that the configuration asks for, in the results' order."""
-  return tuple(n for method in _methods(config) for n in method.names)
+  """The students that the configuration asks for, in the results' order.
+
+  Raises:
+    UserError: a key that the configuration lacks, or a name that is unknown.
+  """
+  missing = sorted(set(resnet.get_config()) - set(config) - _OF_IMAGES)
+  if missing:
+    raise UserError(
+      f'the configuration lacks the key {missing[0]!r}; derive it from '
+      'experiments/configs/resnet.py or vdcnn.py'
+    )
+  return tuple(
+    name for student in _students(config) for name in student.method.names
+  )
 
 
-def _methods(config):
-  names = _names(config.method, 'method')
-  return tuple(_population(config, _method(config, name)) for name in names)
+def _students(config):
+  """By every method one, or where `sequence` names depths between, a chain.
+
+  Their networks still lack what depends on the data.
+  """
+  methods = [
+    _population(config, _method(config, name))
+    for name in names(config.method, 'method')
+  ]
+  last = spec(config.student)
+  between = [
+    spec(config.student) | {'depth': depth}
+    for depth in _values('sequence', config.sequence)
+  ]
+  for options in between:
+    options.pop('units', None)
+  if not between:
+    return tuple(compress.Student(last, method) for method in methods)
+  chains = [_chain(method, (*between, last)) for method in methods]
+  return tuple(student for chain in chains for student in chain)
+
+
+def _chain(method, specs):
+  """Each student teaches the next: 'lit-17' is the teacher of 'lit-9'."""
+  if method.population:
+    raise UserError(
+      'a population cannot teach the next of a sequence; give sequence or '
+      'population'
+    )
+  students, teacher = [], compress.TEACHER
+  for options in specs:
+    size = options.get('depth') or '_'.join(map(str, options['units']))
+    own = dataclasses.replace(method, name=f'{method.name}-{size}')
+    students.append(compress.Student(options, own, teacher))
+    # Who learns from labels alone needs nobody before it.
+    if method.needs_teacher:
+      teacher = own.name
+  return students
 
 
 def _data_seed(config, seed):
@@ -134,10 +227,10 @@ def _objectives(method, own):
 
 
 def _values(what, text):
-  """Different numbers from a comma list: integers for seeds."""
-  kind = int if what.endswith('seed') else float
+  """Different numbers from a comma list: integers for seeds and depths."""
+  kind = int if what.endswith(('seed', 'sequence')) else float
   try:
-    values = tuple(kind(word) for word in _names(str(text), what))
+    values = tuple(kind(word) for word in names(str(text), what))
   except ValueError:
     raise UserError(
       f'{what} is {text!r}; write numbers, such as 0,1,2'
@@ -147,14 +240,18 @@ def _values(what, text):
   return values
 
 
-def _names(text: str, what: str) -> tuple[str, ...]:
-  """The names of a comma list, each once; none of an empty text."""
-  names = tuple(name.strip() for name in text.split(',')) if text else ()
-  if not all(names) or len(set(names)) < len(names):
+def names(text: str, what: str) -> tuple[str, ...]:
+  """The names of a comma list, each once; none of an empty text.
+
+  Raises:
+    UserError: an empty or a repeated name.
+  """
+  found = tuple(name.strip() for name in text.split(',')) if text else ()
+  if not all(found) or len(set(found)) < len(found):
     raise UserError(
       f'{what} {text!r} has an empty or a repeated name; write it as a,b,c'
     )
-  return names
+  return found
 
 
 def _method(config, name):
@@ -164,11 +261,16 @@ def _method(config, name):
     raise UserError(
       f'unknown method {name!r}{hint}; choose from {", ".join(config.methods)}'
     )
-  names = _names(config.methods[name], f'methods.{name}')
-  return phases.Method(name, tuple(_phase(config, n) for n in names))
+  of_phases = names(config.methods[name], f'methods.{name}')
+  return phases.Method(name, tuple(phase(config, n) for n in of_phases))
 
 
-def _phase(config, name):
+def phase(config: Config, name: str) -> phases.Phase:
+  """The phase of that name.
+
+  Raises:
+    UserError: no such phase, or a setting that makes none.
+  """
   sheet = _sheet(config, name)
   scale = config.epochs_scale
   if not (scale > 0 and math.isfinite(scale)):
@@ -193,8 +295,8 @@ def _phase(config, name):
     milestones=tuple(m * ratio for m in sheet.milestones),
     decay=sheet.decay,
     warmup_epochs=sheet.warmup_epochs * ratio,
-    copy=_names(sheet.copy, f'{name}.copy'),
-    frozen=_names(sheet.frozen, f'{name}.frozen'),
+    copy=names(sheet.copy, f'{name}.copy'),
+    frozen=names(sheet.frozen, f'{name}.frozen'),
   )
 
 
@@ -205,11 +307,11 @@ def _sheet(config: Config, name: str) -> Config:
   return sheet
 
 
-def _spec(sheet: Config) -> dict[str, Any]:
+def spec(sheet: Config) -> dict[str, Any]:
   """A network's options; the units of each block take a depth's place."""
-  spec = sheet.to_dict()
-  spec.pop('depth' if spec['units'] else 'units')
-  return spec
+  options = sheet.to_dict()
+  options.pop('depth' if options['units'] else 'units')
+  return options
 
 
 def _blocks(name: str, text: str) -> tuple[int, ...] | None:

@@ -130,21 +130,19 @@ class Head(nn.Module):
 
 
 class Net(nn.Module):
-  """Three blocks between a stem and a head."""
+  """A stem, blocks and a head; the blocks are `blocks_0` and so on."""
 
-  def __init__(self, width, block_convs, count, shortcut, classes, norm):
+  def __init__(self, stem, blocks, head):
     super().__init__()
-    self.stem = Stem(width, norm)
-    for i, convs in enumerate(block_convs):
-      stride = 1 if i == 0 else 2
-      block = Block(width, convs, count, stride, shortcut, norm)
-      self.add_module(f'blocks_{i}', block)
-      width = convs[-1][0]
-    self.head = Head(width, classes)
+    self.stem = stem
+    self._names = [f'blocks_{i}' for i in range(len(blocks))]
+    for name, block in zip(self._names, blocks, strict=True):
+      self.add_module(name, block)
+    self.head = head
 
   @property
   def blocks(self):
-    return [self.blocks_0, self.blocks_1, self.blocks_2]
+    return [getattr(self, name) for name in self._names]
 
   def forward(self, x):
     irs = [self.stem(x)]
@@ -153,10 +151,19 @@ class Net(nn.Module):
     return self.head(irs[-1]), irs
 
 
+def _of_images(width, block_convs, count, shortcut, classes, norm):
+  stem, blocks = Stem(width, norm), []
+  for i, convs in enumerate(block_convs):
+    stride = 1 if i == 0 else 2
+    blocks.append(Block(width, convs, count, stride, shortcut, norm))
+    width = convs[-1][0]
+  return Net(stem, blocks, Head(width, classes))
+
+
 def resnet(depth, shortcut, classes=10, norm=nn.BatchNorm2d):
   """ResNet of 6n + 2 layers for small images."""
   convs = [[(width, 3, 1)] * 2 for width in (16, 32, 64)]
-  return Net(16, convs, (depth - 2) // 6, shortcut, classes, norm)
+  return _of_images(16, convs, (depth - 2) // 6, shortcut, classes, norm)
 
 
 def resnext(
@@ -177,12 +184,133 @@ def resnext(
       convs.append([(inner, 1, 1), (inner, 3, cardinality), (outer, 1, 1)])
     else:
       convs.append([(inner, 3, 1), (64 * factor, 3, cardinality)])
-  return Net(64, convs, (depth - 2) // 6, shortcut, classes, norm)
+  return _of_images(64, convs, (depth - 2) // 6, shortcut, classes, norm)
+
+
+class Characters(nn.Module):
+  """Each character's vector, then a convolution over three characters.
+
+  Convolutions over a text are of images of height 1, which PyTorch makes of
+  one-dimensional ones anyway, and which can have another memory layout.
+  """
+
+  def __init__(self, vocabulary, length, width):
+    super().__init__()
+    self.embed = nn.Embedding(vocabulary, length, padding_idx=0)
+    self.conv = nn.Conv2d(length, width, (1, 3), padding=(0, 1), bias=False)
+
+  def forward(self, ids):
+    return self.conv(self.embed(ids).transpose(1, 2).unsqueeze(2))
+
+
+class TextUnit(nn.Module):
+  """Two convolutions over three places, after the length was halved or not."""
+
+  def __init__(self, inputs, width, halves, downsample, shortcut, norm):
+    super().__init__()
+    self.halves, self.shortcut = halves and downsample, shortcut
+    stride = (1, 2) if self.halves == 'conv' else 1
+    options = {'padding': (0, 1), 'bias': False}
+    self.conv1 = nn.Conv2d(inputs, width, (1, 3), stride, **options)
+    self.norm1 = norm(width)
+    self.conv2 = nn.Conv2d(width, width, (1, 3), **options)
+    self.norm2 = norm(width)
+    self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+    if self.halves == 'max_pool':
+      self.pool = nn.MaxPool2d((1, 3), (1, 2), (0, 1))
+    elif self.halves == 'k_max':
+      self.pool = KMax(None)
+    if shortcut and (inputs != width or stride != 1):
+      self.shortcut_conv = nn.Conv2d(inputs, width, 1, stride, bias=False)
+      self.shortcut_norm = norm(width)
+
+  def forward(self, x):
+    if hasattr(self, 'pool'):
+      x = self.pool(x)
+    h = self.relu1(self.norm1(self.conv1(x)))
+    h = self.norm2(self.conv2(h))
+    if hasattr(self, 'shortcut_conv'):
+      h = h + self.shortcut_norm(self.shortcut_conv(x))
+    elif self.shortcut:
+      h = h + x
+    return self.relu2(h)
+
+
+class KMaxHead(nn.Module):
+  """The k largest values of each channel in order, and three dense layers."""
+
+  def __init__(self, width, k, hidden, classes):
+    super().__init__()
+    self.pool = KMax(k)
+    self.dense1 = nn.Linear(k * width, hidden)
+    self.dense2 = nn.Linear(hidden, hidden)
+    self.dense3 = nn.Linear(hidden, classes)
+    self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+
+  def forward(self, x):
+    h = self.pool(x).permute(0, 2, 3, 1).flatten(1)
+    h = self.relu2(self.dense2(self.relu1(self.dense1(h))))
+    return self.dense3(h)
+
+
+class KMax(nn.Module):
+  """The k largest of [n, c, 1, length] along the length, in their order.
+
+  Without k, the larger half. Of equal values topk takes any.
+  """
+
+  def __init__(self, k):
+    super().__init__()
+    self.k = k
+
+  def forward(self, x):
+    k = self.k or (x.shape[3] + 1) // 2
+    return x.gather(3, self.places(x, k).sort(3).values)
+
+  def places(self, x, k):
+    return x.topk(k, 3).indices
+
+
+_TEXT_UNITS = {
+  9: (1, 1, 1, 1),
+  17: (2, 2, 2, 2),
+  29: (5, 5, 2, 2),
+  49: (8, 8, 5, 3),
+}
+
+
+def vdcnn(
+  depth,
+  widths=(64, 128, 256, 512),
+  downsample='max_pool',
+  shortcut=False,
+  k=8,
+  hidden=2048,
+  embedding=16,
+  vocabulary=71,
+  classes=2,
+  norm=nn.BatchNorm2d,
+):
+  """VDCNN of 9, 17, 29 or 49 convolutions."""
+  blocks, inputs = [], widths[0]
+  for i, (width, count) in enumerate(
+    zip(widths, _TEXT_UNITS[depth], strict=True)
+  ):
+    block = nn.Sequential()
+    for j in range(count):
+      halves = i > 0 and j == 0
+      unit = TextUnit(inputs, width, halves, downsample, shortcut, norm)
+      block.add_module(f'units_{j}', unit)
+      inputs = width
+    blocks.append(block)
+  stem = Characters(vocabulary, embedding, widths[0])
+  return Net(stem, blocks, KMaxHead(widths[-1], k, hidden, classes))
 
 
 FAMILIES: dict[str, Callable[..., Net]] = {
   'resnet': resnet,
   'resnext': resnext,
+  'vdcnn': vdcnn,
 }
 
 
@@ -198,6 +326,10 @@ def by_flax_path(net: nn.Module):
     place = place.replace('.', '/')
     if isinstance(module, nn.Conv2d):
       yield f'params/{place}/kernel', module.weight, (2, 3, 1, 0)
+    elif isinstance(module, nn.Embedding):
+      # The first row is of padding: zeros, which Flax does not store.
+      place = place.rpartition('/')[0]
+      yield f'params/{place}/table', module.weight[1:], (0, 1)
     elif isinstance(module, nn.Linear):
       yield f'params/{place}/kernel', module.weight, (1, 0)
       yield f'params/{place}/bias', module.bias, (0,)
@@ -221,7 +353,7 @@ def fold_norms(net: nn.Module) -> None:
   for module in net.modules():
     for name, conv in list(module.named_children()):
       norm = name.replace('conv', 'norm')
-      if isinstance(conv, nn.Conv2d):
+      if isinstance(conv, nn.Conv2d) and hasattr(module, norm):
         setattr(module, name, fuse_conv_bn_eval(conv, getattr(module, norm)))
         setattr(module, norm, nn.Identity())
 
@@ -253,7 +385,7 @@ def lit_loss(student, job, x, labels, wanted, targets):
   Args:
     student: the network that learns.
     job: α, β, τ and the IR loss.
-    x: normalised images.
+    x: normalised images, or ids.
     labels: integers [n].
     wanted: the teacher's logits.
     targets: the teacher's IRs (T_0, …, T_k).
@@ -344,25 +476,27 @@ class _Side:
 class Training(_Side):
   """LIT steps of a teacher and a student."""
 
-  def __init__(self, job, variant, arrays, images, labels):
+  def __init__(self, job, variant, arrays, inputs, labels):
     """Args:
     job: the settings, plain values.
     variant: see `_Side`.
     arrays: {'teacher': …, 'student': …}, variables by Flax path.
-    images: uint8 [n, h, w, c], n at least one batch.
+    inputs: uint8 [n, …], images or character ids, n at least one batch.
     labels: int32 [n].
     """
     super().__init__(job, variant)
     torch.manual_seed(0)
     self._arrays = arrays
     self._teacher = self._frozen(job['teacher'], arrays['teacher'])
-    self._images = torch.from_numpy(images).to(self._device)
+    self._inputs = torch.from_numpy(inputs).to(self._device)
     self._labels = torch.from_numpy(labels).long().to(self._device)
-    colours = torch.tensor([job['mean'], job['std']], device=self._device)
-    self._mean, self._std = colours * 255
+    self._text = inputs.ndim == 2
+    if not self._text:
+      colours = torch.tensor([job['mean'], job['std']], device=self._device)
+      self._mean, self._std = colours * 255
     self._begin()
     self._run = {
-      'prepare': self._compiled(lambda x: self._normalize(augment(x))),
+      'prepare': self._compiled(self._prepare),
       'teacher': self._compiled(self._teacher),
       'loss': self._compiled(self._loss),
     }
@@ -386,8 +520,13 @@ class Training(_Side):
       **({'fused': True} if self._best else {}),
     )
 
-  def _normalize(self, images):
-    x = (images.float() - self._mean) / self._std
+  def _prepare(self, inputs):
+    return self._normalize(inputs if self._text else augment(inputs))
+
+  def _normalize(self, inputs):
+    if self._text:
+      return inputs.int()
+    x = (inputs.float() - self._mean) / self._std
     x = x.permute(0, 3, 1, 2)
     return x.contiguous(memory_format=self._format)
 
@@ -395,7 +534,7 @@ class Training(_Side):
     return lit_loss(self._student, self._job, x, labels, wanted, targets)
 
   def _step(self, run, x, labels):
-    """One step on normalised images; the loss and its parts."""
+    """One step on normalised inputs; the loss and its parts."""
     with self._autocast():
       with torch.no_grad():
         wanted, targets = run['teacher'](x)
@@ -405,14 +544,14 @@ class Training(_Side):
     self._optimizer.step()
     return loss.detach(), parts
 
-  def check(self, images, labels) -> list[list[float]]:
+  def check(self, inputs, labels) -> list[list[float]]:
     """Total loss and IR parts of each step in float32, not augmented.
 
     On a CPU in fp32 the functions are those that are timed; elsewhere the
     same ones, not compiled and without shorter mantissas.
 
     Args:
-      images: uint8 [steps, batch, h, w, c].
+      inputs: uint8 [steps, batch, …].
       labels: int32 [steps, batch].
     """
     job, self._job = self._job, {**self._job, 'precision': 'fp32'}
@@ -424,7 +563,7 @@ class Training(_Side):
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision('highest')
     found = []
-    for rows, targets in zip(images, labels, strict=True):
+    for rows, targets in zip(inputs, labels, strict=True):
       x = self._normalize(torch.from_numpy(rows).to(self._device))
       wanted = torch.from_numpy(targets).long().to(self._device)
       loss, parts = self._step(run, x, wanted)
@@ -462,7 +601,7 @@ class Training(_Side):
       if self._mode is not None and self._device == 'cuda':
         torch.compiler.cudagraph_mark_step_begin()
       rows = self._rows()
-      x = self._run['prepare'](self._images[rows])
+      x = self._run['prepare'](self._inputs[rows])
       self._last, _ = self._step(self._run, x, self._labels[rows])
     if wait:
       self._synchronize()
@@ -488,10 +627,14 @@ class Inference(_Side):
       role: self._compiled(self._frozen(job[role], arrays[role]))
       for role in ('teacher', 'student')
     }
-    height, width, channels = job['teacher']['input_shape']
-    shape = (job['batch'], channels, height, width)
-    x = torch.randn(shape, device=self._device)
-    self._x = x.contiguous(memory_format=self._format)
+    self._x = self._noise(job['batch'], *job['teacher']['input_shape'])
+
+  def _noise(self, batch, *shape):
+    if len(shape) == 1:
+      return torch.randint(32, (batch, *shape), device=self._device)
+    height, width, channels = shape
+    x = torch.randn((batch, channels, height, width), device=self._device)
+    return x.contiguous(memory_format=self._format)
 
   def warm_up(self) -> float:
     for role in self._nets:

@@ -9,7 +9,7 @@ their IRs have equal shapes at every cut.
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -37,13 +37,16 @@ class BlockNet(nn.Module):
     stem: from the input to the first IR.
     blocks: each from one IR to the next.
     head: from the last IR to the output.
-    input_shape: shape of one example, (height, width, channels) for images.
+    input_shape: shape of one example: (height, width, channels) of an image,
+      (length,) of a text.
+    input_dtype: float32 for images, uint8 for a text's character ids.
   """
 
   stem: nn.Module
   blocks: tuple[nn.Module, ...]
   head: nn.Module
   input_shape: tuple[int, ...] = (32, 32, 3)
+  input_dtype: Any = jnp.float32
 
   def __call__(
     self, x: jax.Array, train: Train = False
@@ -51,7 +54,7 @@ class BlockNet(nn.Module):
     """Runs the whole network.
 
     Args:
-      x: [n, *input_shape].
+      x: [n, *input_shape] of input_dtype.
       train: batch norm by the batch's statistics (and running statistics
         updated) in every part, in no part, or in the parts named.
 
@@ -85,14 +88,18 @@ def init(net: BlockNet, key: jax.Array) -> dict[str, Any]:
 # Compiled once a network: drawing many kernels takes seconds to compile.
 @functools.partial(jax.jit, static_argnums=0)
 def _init(net, key):
-  return net.init(key, jnp.zeros((1, *net.input_shape)))
+  return net.init(key, jnp.zeros((1, *net.input_shape), net.input_dtype))
+
+
+def example(net: BlockNet) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of a batch of one example."""
+  return jax.ShapeDtypeStruct((1, *net.input_shape), net.input_dtype)
 
 
 def shapes(net: BlockNet) -> dict[str, Any]:
   """The variables' shapes and dtypes, without computing anything."""
-  x = jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32)
   # Even the key only in the abstract; making one would compile a program.
-  init = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), x)
+  init = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), example(net))
   return {'batch_stats': {}} | dict(init)
 
 
@@ -102,12 +109,21 @@ def cut_shapes(net: BlockNet) -> dict[str, tuple[int, ...]]:
   def run(variables, x):
     return net.apply(variables, x)
 
-  x = jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32)
-  output, irs = jax.eval_shape(run, shapes(net), x)
+  output, irs = jax.eval_shape(run, shapes(net), example(net))
   return {
     part: tuple(value.shape[1:])
     for part, value in zip(net.parts, (*irs, output), strict=True)
   }
+
+
+def part_function(net: BlockNet, name: str) -> Callable[..., jax.Array]:
+  """One part in evaluation mode: a function of the variables and its input."""
+  if name in net.block_names:
+    index = net.block_names.index(name)
+    return lambda v, h: net.apply(v, h, index, method='block')  # pyright: ignore[reportReturnType]
+  return lambda v, h: net.apply(  # pyright: ignore[reportReturnType]
+    v, h, method=lambda bound, h: getattr(bound, name)(h, False)
+  )
 
 
 def check_pair(teacher: BlockNet, student: BlockNet) -> None:
@@ -115,10 +131,12 @@ def check_pair(teacher: BlockNet, student: BlockNet) -> None:
 
   The message names the first part that differs, and both shapes.
   """
-  if teacher.input_shape != student.input_shape:
+  inputs = example(teacher), example(student)
+  if inputs[0] != inputs[1]:
     raise UserError(
       f'teacher and student take different inputs: {teacher.input_shape} and '
-      f'{student.input_shape}; give both the same input_shape'
+      f'{student.input_shape}, {inputs[0].dtype} and {inputs[1].dtype}; give '
+      'both the same input_shape and input_dtype'
     )
   if len(teacher.blocks) != len(student.blocks):
     raise UserError(

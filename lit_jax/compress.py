@@ -19,8 +19,8 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from lit_jax import (
   report,
 )
 from lit_jax.blocks import BlockNet, check_pair
-from lit_jax.data.sources import Dataset
+from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError
 from lit_jax.interrupt import StopRequest
 from lit_jax.latency import latency_ms
@@ -47,9 +47,26 @@ from lit_jax.precision import policy
 TEACHER, STUDENT = 'teacher', 'student'
 _CONFIG, _RESULTS = 'config.json', 'results.json'
 _LATENCY_BATCHES = (1, 128)
+_CONFUSION_CLASSES = 20
 _REPORTED = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 Spec = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """A network to train, how, and who teaches it.
+
+  Attributes:
+    network: its specification (`models.build`).
+    method: how it is trained; its name is that of the row and the folder.
+    teacher: 'teacher' is the run's own; else the name of a student before it.
+  """
+
+  network: Spec
+  method: Method
+  teacher: str = TEACHER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,24 +76,25 @@ class Run:
   Attributes:
     dataset: with a 'validation' split where one is held out.
     teacher: specification of the teacher (`models.build`).
-    student: specification of the students.
     teacher_checkpoint: 'embedded', or the folder of a saved network or of a
       workdir whose teacher is used; '' trains the teacher.
     teacher_method: how the teacher is trained.
-    methods: how the students are trained, in order.
+    students: in the order in which they are trained.
     training: shared settings.
     config: everything that defines the run, as JSON values; a workdir takes
       one configuration.
+    baselines: makers of further rows, of systems from outside, each from the
+      data set; `report` has the fields. They are called when all is trained.
   """
 
   dataset: Dataset
   teacher: Spec
-  student: Spec
   teacher_checkpoint: str
   teacher_method: Method
-  methods: tuple[Method, ...]
+  students: tuple[Student, ...]
   training: Training
   config: Mapping[str, Any]
+  baselines: tuple[Callable[[Dataset], Row], ...] = ()
 
 
 def run(job: Run, workdir: pathlib.Path, stop: StopRequest) -> dict[str, Any]:
@@ -120,24 +138,29 @@ def train(
     Interrupted: asked to stop; saved.
   """
   workdir = workdir.expanduser()
-  teacher, student = _check(job)
+  teacher = _check(job)
   with _claimed(workdir, job.config):
     context = Context(workdir, job.dataset, job.training, stop, first_call)
-    teacher_variables = None
+    given = None
     if needs_teacher(job):
-      teacher_variables = _teacher(job, context, teacher)
+      given = _Teacher(teacher, _teacher_variables(job, context, teacher))
     rows = []
-    for method in job.methods:
-      folders = [workdir / name / STUDENT for name in method.names]
+    for student in job.students:
+      folders = [workdir / name / STUDENT for name in student.method.names]
       if not all(map(networks.exists, folders)):
-        _students(job, context, method, teacher, student, teacher_variables)
+        taught = given
+        if student.teacher != TEACHER:
+          taught = _taught_before(job, workdir / student.teacher / STUDENT)
+        _train_student(job, context, student, taught)
       rows += [networks.describe(folder)[1]['row'] for folder in folders]
-    if teacher_variables is not None:
+    if given is not None:
       # Last, for a given teacher's takes seconds that training need not await.
-      row = _teacher_row(job, context, teacher, teacher_variables)
-      rows.insert(0, row)
+      rows.insert(0, _teacher_row(job, context, *given))
+    for baseline in job.baselines:
+      rows.append({**baseline(job.dataset), 'baseline': True})
     results = {
       'dataset': job.dataset.name,
+      'classes': list(job.dataset.class_names),
       'seed': job.training.seed,
       'rows': rows,
       'device': _device(),
@@ -151,7 +174,7 @@ def train(
 
 def _names(job: Run) -> tuple[str, ...]:
   """The names of all students."""
-  return tuple(name for method in job.methods for name in method.names)
+  return tuple(name for s in job.students for name in s.method.names)
 
 
 def finished(
@@ -171,7 +194,7 @@ def finished(
   _compare_config(workdir, config)
   try:
     results = json.loads((workdir / _RESULTS).read_text())
-    found = [row['method'] for row in results['rows']]
+    found = [r['method'] for r in results['rows'] if not r.get('baseline')]
   except (OSError, ValueError, KeyError, TypeError):
     # Not there, or damaged: it is made again from the trained networks.
     return None
@@ -182,43 +205,33 @@ def finished(
 
 
 def needs_teacher(job: Run) -> bool:
-  """Whether any method uses the teacher, or the teacher is all there is."""
-  return not job.methods or any(m.needs_teacher for m in job.methods)
-
-
-def _check(job: Run) -> tuple[BlockNet, BlockNet]:
-  """Everything that can be found wrong before training; the two networks."""
-  _check_dataset(job.dataset, tuple(job.student['input_shape']))
-  phases.check_training(job.training, job.dataset)
-  dtype = policy(job.training.precision).dtype
-  teacher, student = (
-    models.build(spec, dtype, parallel.AXIS)
-    for spec in (job.teacher, job.student)
+  """Whether any student uses the teacher, or the teacher is all there is."""
+  return not job.students or any(
+    s.method.needs_teacher and s.teacher == TEACHER for s in job.students
   )
-  names = _names(job)
-  if len(set(names)) < len(names):
-    raise UserError(f'method {",".join(names)} names one method twice')
-  if job.training.select == 'best' and any(m.population for m in job.methods):
-    raise UserError(
-      "select=best keeps one network's best epoch, and a population has many; "
-      'take select=last, or train its members one by one'
-    )
-  folders = [
-    m.name for m in job.methods if m.population and m.names != (m.name,)
-  ]
-  if clash := set(folders) & set(names):
-    raise UserError(
-      f'{clash.pop()!r} is the folder of a population and a student of its '
-      'own; choose another name for one'
-    )
-  if TEACHER in (*names, *folders):
-    raise UserError(f'{TEACHER!r} is no name for a method; choose another')
-  for method in job.methods:
-    phases.check_method(method, student)
+
+
+def _check(job: Run) -> BlockNet:
+  """Everything that can be found wrong before training; the teacher."""
+  teacher = _build(job, job.teacher)
+  _check_dataset(job.dataset, tuple(teacher.input_shape))
+  phases.check_training(job.training, job.dataset)
+  _check_names(job)
+  known = {TEACHER: teacher}
+  for student in job.students:
+    net, method = _build(job, student.network), student.method
+    phases.check_method(method, net)
+    if student.teacher not in known:
+      raise UserError(
+        f'{method.name} has the teacher {student.teacher!r}, which is no '
+        f'single student before it; choose one of {", ".join(known)}'
+      )
+    if needs_teacher(job) or student.teacher != TEACHER:
+      check_pair(known[student.teacher], net)
+      phases.check_copies(method, known[student.teacher], net)
+    if not method.population:
+      known[method.name] = net
   if needs_teacher(job):
-    check_pair(teacher, student)
-    for method in job.methods:
-      phases.check_copies(method, teacher, student)
     if job.teacher_checkpoint:
       # Found wrong now, not after the teacherless methods have run.
       _given_teacher(job)
@@ -229,22 +242,46 @@ def _check(job: Run) -> tuple[BlockNet, BlockNet]:
           'the teacher learns from labels alone: alpha and beta of its phases '
           'must be 1, and nothing can be copied'
         )
-  return teacher, student
+  return teacher
+
+
+def _build(job, spec):
+  return models.build(spec, policy(job.training.precision).dtype, parallel.AXIS)
+
+
+def _check_names(job):
+  methods = [student.method for student in job.students]
+  names = _names(job)
+  if len(set(names)) < len(names):
+    raise UserError(f'method {",".join(names)} names one method twice')
+  if job.training.select == 'best' and any(m.population for m in methods):
+    raise UserError(
+      "select=best keeps one network's best epoch, and a population has many; "
+      'take select=last, or train its members one by one'
+    )
+  folders = [m.name for m in methods if m.population and m.names != (m.name,)]
+  if clash := set(folders) & set(names):
+    raise UserError(
+      f'{clash.pop()!r} is the folder of a population and a student of its '
+      'own; choose another name for one'
+    )
+  if TEACHER in (*names, *folders):
+    raise UserError(f'{TEACHER!r} is no name for a method; choose another')
 
 
 def _check_dataset(dataset: Dataset, shape: tuple[int, ...]) -> None:
   """Catches a data set of the user's own that the networks cannot take."""
-  for name, (images, labels) in dataset.splits.items():
+  for name, (inputs, labels) in dataset.splits.items():
     where = f'{dataset.name}, split {name}'
-    if images.dtype != np.uint8 or images.shape[1:] != shape:
+    if inputs.dtype != np.uint8 or inputs.shape[1:] != shape:
       raise UserError(
-        f'{where}: images are {images.dtype} {images.shape}; the networks take '
+        f'{where}: inputs are {inputs.dtype} {inputs.shape}; the networks take '
         f'uint8 [n, {", ".join(map(str, shape))}]'
       )
-    if labels.shape != images.shape[:1] or not len(labels):
+    if labels.shape != inputs.shape[:1] or not len(labels):
       raise UserError(
-        f'{where}: {len(images)} images and labels of shape {labels.shape}; '
-        'give one label for each of at least one image'
+        f'{where}: {len(inputs)} inputs and labels of shape {labels.shape}; '
+        'give one label for each of at least one input'
       )
     if labels.min() < 0 or labels.max() >= dataset.classes:
       raise UserError(
@@ -349,7 +386,20 @@ def _given_teacher(job):
   return networks.load(folder, job.teacher)
 
 
-def _teacher(job, context, net):
+class _Teacher(NamedTuple):
+  """Who teaches: a network, and its variables on all devices."""
+
+  net: BlockNet
+  variables: Any
+
+
+def _taught_before(job, folder):
+  """A student of this run that now teaches."""
+  spec, variables, _ = networks.load(folder)
+  return _Teacher(_build(job, spec), parallel.replicate(variables))
+
+
+def _teacher_variables(job, context, net):
   """The teacher's variables: given, trained before, or trained now."""
   if job.teacher_checkpoint:
     return parallel.replicate(_given_teacher(job)[1])
@@ -357,7 +407,7 @@ def _teacher(job, context, net):
   if not networks.exists(folder):
     method = job.teacher_method
     (result,) = phases.run_method(context, method, net, None, None)
-    _save(job, context, TEACHER, method.epochs, job.teacher, net, result, {})
+    _save(job, context, TEACHER, method.epochs, job.teacher, net, result)
   return parallel.replicate(networks.load(folder, job.teacher)[1])
 
 
@@ -366,52 +416,61 @@ def _teacher_row(job, context, net, variables):
   if not job.teacher_checkpoint:
     return networks.describe(context.workdir / TEACHER / STUDENT)[1]['row']
   evaluate = evaluation.evaluator(
-    net, context.preprocess, job.dataset.splits['test']
+    net, job.dataset.preprocess, job.dataset.splits['test']
   )
-  accuracy = evaluate(variables)['accuracy']
-  return _row(job, TEACHER, job.teacher, variables, accuracy, 0, 0.0)
+  return _row(job, TEACHER, job.teacher, variables, evaluate(variables), 0, 0.0)
 
 
-def _students(job, context, method, teacher, student, teacher_variables):
-  """Trains a method's students and saves each with its row of the table."""
-  results = phases.run_method(
-    context, method, student, teacher, teacher_variables
-  )
-  for name, result in zip(method.names, results, strict=True):
-    extra = {}
-    if teacher_variables is not None:
+def _train_student(job, context, student, teacher):
+  """Trains a student, or its population; saves each with its row."""
+  net, method = _build(job, student.network), student.method
+  results = phases.run_method(context, method, net, *(teacher or (None, None)))
+  members = method.members(job.training)
+  for name, member, result in zip(method.names, members, results, strict=True):
+    extra = {
+      'seed': member.seed,
+      'data_seed': member.data_seed,
+      'objectives': [
+        {'phase': phase.name} | dataclasses.asdict(objective)
+        for phase, objective in zip(
+          method.phases, member.objectives, strict=True
+        )
+      ],
+    }
+    if teacher is not None:
+      extra['teacher'] = student.teacher
       extra['ir_error'] = evaluation.ir_errors(
-        teacher,
-        teacher_variables,
-        student,
+        teacher.net,
+        teacher.variables,
+        net,
         result.variables,
-        context.preprocess,
+        job.dataset.preprocess,
         job.dataset.splits['test'],
       )
     _save(
-      job, context, name, method.epochs, job.student, student, result, extra
+      job, context, name, method.epochs, student.network, net, result, extra
     )
 
 
-def _save(job, context, name, epochs, spec, net, result, extra):
+def _save(job, context, name, epochs, spec, net, result, extra=None):
   evaluate = evaluation.evaluator(
-    net, context.preprocess, job.dataset.splits['test']
+    net, job.dataset.preprocess, job.dataset.splits['test']
   )
   row = _row(
     job,
     name,
     spec,
     result.variables,
-    evaluate(result.variables)['accuracy'],
+    evaluate(result.variables),
     epochs,
     result.train_seconds,
   )
-  facts = {'dataset': job.dataset.name, 'row': row | extra}
+  facts = {'dataset': job.dataset.name, 'row': row | (extra or {})}
   folder = context.workdir / name / STUDENT
   networks.save(folder, spec, result.variables, facts)
 
 
-def _row(job, method, spec, variables, accuracy, epochs, seconds):
+def _row(job, method, spec, variables, found, epochs, seconds):
   """A row of results.json."""
   facts = summary(models.build(spec))
   # Without the axis name: latency is measured on one device.
@@ -423,7 +482,12 @@ def _row(job, method, spec, variables, accuracy, epochs, seconds):
     'depth': facts.depth,
     'parameters': facts.parameters,
     'macs': facts.macs,
-    'accuracy': accuracy,
+    'accuracy': found.accuracy,
+    'balanced_accuracy': found.balanced_accuracy,
+    # Of many classes it is a page of zeros.
+    'confusion': found.confusion.tolist()
+    if len(found.confusion) <= _CONFUSION_CLASSES
+    else None,
     'epochs': epochs,
     'train_seconds': round(seconds, 3),
     'latency_ms': {

@@ -1,41 +1,75 @@
-"""A network's loss, accuracy and IR errors over a whole split.
+"""A network's loss, accuracies and IR errors over a whole split.
 
 Every example counts exactly once: the last batch is padded, and the padding
 weighs nothing.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lit_jax import parallel, steps
 from lit_jax.blocks import BlockNet
-from lit_jax.data.augment import Preprocess
-from lit_jax.data.sources import Split
+from lit_jax.data.dataset import Split
+from lit_jax.data.preprocess import Preprocess
 
 Variables = dict[str, Any]
 # Large enough to be fast, small enough for any device's memory.
 _BATCH_PER_DEVICE = 250
 
 
+class Evaluation(NamedTuple):
+  """What a network makes of a split.
+
+  Attributes:
+    loss: mean cross-entropy.
+    accuracy: part of the examples that are classified rightly, 0 to 1.
+    balanced_accuracy: mean of that part within each class that occurs.
+    confusion: int64 [classes, classes], how many examples of each label (row)
+      were taken for each class (column).
+  """
+
+  loss: float
+  accuracy: float
+  balanced_accuracy: float
+  confusion: np.ndarray
+
+  @property
+  def numbers(self) -> dict[str, float]:
+    """All but the matrix, by name."""
+    return {name: getattr(self, name) for name in self._fields[:3]}
+
+
+def of_confusion(loss: float, confusion: np.ndarray) -> Evaluation:
+  """The accuracies that a confusion matrix tells of."""
+  right, of_label = np.diag(confusion), confusion.sum(1)
+  occurs = of_label > 0
+  return Evaluation(
+    loss,
+    float(right.sum() / confusion.sum()),
+    float((right[occurs] / of_label[occurs]).mean()),
+    confusion,
+  )
+
+
 def evaluator(
   net: BlockNet, preprocess: Preprocess, split: Split
-) -> Callable[[Variables], dict[str, float]]:
-  """A function of variables that returns 'loss' and 'accuracy' (0 to 1)."""
+) -> Callable[[Variables], Evaluation]:
+  """A function of variables that evaluates them on the split."""
   program = parallel.map_evaluation(
     steps.evaluation_program(net, preprocess, parallel.AXIS), 3, 4
   )
 
-  def evaluate(variables: Variables) -> dict[str, float]:
+  def evaluate(variables: Variables) -> Evaluation:
     sums = _total(
       program(variables, *batch) for batch in _batches(split, labels=True)
     )
-    return {
-      'loss': float(sums['loss'] / sums['examples']),
-      'accuracy': float(sums['correct'] / sums['examples']),
-    }
+    return of_confusion(
+      float(sums['loss'] / sums['examples']),
+      sums['confusion'].astype(np.int64),
+    )
 
   return evaluate
 
@@ -81,7 +115,7 @@ def _batches(split: Split, labels: bool) -> Iterator[tuple[np.ndarray, ...]]:
     rows = np.arange(start, start + size)
     valid = (rows < count).astype(np.float32)
     rows = np.minimum(rows, count - 1)
-    columns = [split.images[rows]]
+    columns = [split.inputs[rows]]
     if labels:
       columns.append(split.labels[rows])
     yield tuple(parallel.shard(x) for x in (*columns, valid))

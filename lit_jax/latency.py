@@ -12,6 +12,16 @@ from lit_jax.errors import UserError
 
 _WARM_UP = 2
 _SECONDS = 0.5
+# Ids below this exist in any vocabulary worth the name.
+_IDS = 32
+
+
+def _noise(shape, dtype):
+  """Rather than zeros: a processor's clock may depend on the data."""
+  key = jax.random.key(0)
+  if jnp.issubdtype(dtype, jnp.integer):
+    return jax.random.randint(key, shape, 0, _IDS, dtype)
+  return jax.random.normal(key, shape, dtype)
 
 
 def latency_ms(
@@ -27,7 +37,7 @@ def latency_ms(
     net: an unbound `BlockNet`.
     variables: its collections ('params' and any others, such as
       'batch_stats').
-    batch: examples a pass, of shape `net.input_shape`, float32.
+    batch: examples a pass, of the network's `input_shape` and `input_dtype`.
     repeats: the fewest passes to time; more are timed until about half a
       second has been spent.
 
@@ -47,10 +57,7 @@ def latency_ms(
   def forward(variables: Any, x: jax.Array) -> Any:
     return net.apply(variables, x, train=False)[0]
 
-  # Noise rather than zeros: a processor's clock may depend on the data.
-  x = jax.random.normal(
-    jax.random.key(0), (batch, *net.input_shape), jnp.float32
-  )
+  x = _noise((batch, *net.input_shape), net.input_dtype)
   variables, x = jax.block_until_ready(jax.device_put((variables, x)))
   for _ in range(_WARM_UP):
     jax.block_until_ready(forward(variables, x))

@@ -4,9 +4,10 @@ Both carry a backward pass of their own. XLA's CPU backend runs the automatic
 gradient of a convolution inside a loop through an unoptimised path (weight
 gradients over a hundred times slower); written as plain NHWC/HWIO
 convolutions, the same sums stay on the fast path. On a CPU, a grouped
-convolution becomes dense ones of several groups each, and a 1x1 convolution a
-product of matrices. On other devices convolution is XLA's own, with its
-automatic gradient. docs/performance.md has what each form gains.
+convolution becomes dense ones of several groups each, a 1x1 convolution a
+product of matrices, and one along a text is done by Winograd's method
+(temporal.py). On other devices convolution is XLA's own, with its automatic
+gradient. docs/performance.md has what each form gains.
 """
 
 import contextlib
@@ -19,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+from lit_jax import temporal
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 _STATISTICS_MOMENTUM = 0.9
@@ -163,7 +166,20 @@ def conv(x, kernel, strides=(1, 1), groups=1):
     return _grouped(x, kernel, strides, groups)
   if kernel.shape[:2] == (1, 1):
     return _pointwise(x, kernel, strides)
+  if _suits_winograd(x, kernel, strides):
+    return temporal.winograd(x, kernel)
   return _conv(x, kernel, strides)
+
+
+def _suits_winograd(x, kernel, strides):
+  """Along a text, of many channels; 16 bits would lose too much in its sums."""
+  return (
+    x.shape[1] == 1
+    and kernel.shape[:2] == (1, 3)
+    and strides == (1, 1)
+    and x.shape[-1] >= _DENSE_WIDTH
+    and x.dtype == jnp.float32
+  )
 
 
 _plain = contextvars.ContextVar('plain', default=False)

@@ -4,7 +4,7 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from lit_jax import logs, parallel, population, state, steps
 from lit_jax.checkpoint import Checkpoints
 from lit_jax.data.feed import Feed, Feeds
 from lit_jax.errors import UserError
+from lit_jax.evaluation import Evaluation
 from lit_jax.interrupt import Interrupted, StopRequest
 from lit_jax.objectives import Objective
 from lit_jax.precision import Policy
@@ -67,7 +68,7 @@ class PhaseRun(NamedTuple):
   schedule: optax.Schedule
   key: jax.Array
   held_out: str
-  evaluate: Callable[[Variables], dict[str, float]]
+  evaluate: Callable[[Variables], Evaluation]
   select_best: bool
   first_call: FirstCall | None = None
 
@@ -164,10 +165,12 @@ def _train(phase, folder, current, checkpoints, records, seconds, stop):
   teacher = None if phase.teacher is None else parallel.replicate(phase.teacher)
   waiting: list[_Waiting] = []
   step = begin = int(current.step.max())
-  started = saved = time.monotonic()
+  saved = time.monotonic()
+  clock = _Clock(seconds)
   with _ProgressBar(phase, step) as bar:
     while step < phase.total_steps:
-      superbatch = phase.feed.superbatch(step)
+      with clock.waiting():
+        superbatch = phase.feed.superbatch(step)
       current, metrics = program(
         current,
         teacher,
@@ -193,17 +196,17 @@ def _train(phase, folder, current, checkpoints, records, seconds, stop):
       ready = waiting if must_save else waiting[:-1]
       if must_save or sum(call.count for call in ready) >= _LOG_STEPS:
         columns = _read(ready)
-        seconds += time.monotonic() - started
-        started = time.monotonic()
-        _report(phase, folder, ready, columns, seconds, records, bar)
+        clock.read()
+        _report(phase, folder, ready, columns, clock, records, bar)
         waiting = waiting[len(ready) :]
       if must_save:
         accuracy = None
         if ends_epoch:
-          accuracy = _evaluate(phase, current, step, seconds, records, bar)
+          accuracy = _evaluate(phase, current, step, clock, records, bar)
         _check_parameters(phase, folder, current, step)
         checkpoints.save(current, accuracy if phase.select_best else None)
-        started = saved = time.monotonic()
+        saved = time.monotonic()
+        clock.restart()
         if stop.number is not None and step < phase.total_steps:
           raise Interrupted(
             f'stopped in {phase.method}/{phase.name} at step {step} of '
@@ -211,7 +214,42 @@ def _train(phase, folder, current, checkpoints, records, seconds, stop):
             'to go on',
             stop.number,
           )
-  return current, seconds
+  return current, clock.seconds
+
+
+class _Clock:
+  """Time spent training, and the share of it spent waiting for data.
+
+  While the device still has work, waiting costs nothing, so the share is the
+  most that data can have cost.
+  """
+
+  def __init__(self, seconds: float):
+    """Goes on from `seconds`, of which nothing is known but their number."""
+    self.seconds = self._begin = seconds
+    self._waited = 0.0
+    self.restart()
+
+  def restart(self) -> None:
+    """Leaves out what has passed since the last reading."""
+    self._started = time.monotonic()
+
+  def read(self) -> None:
+    """Counts what has passed since the last reading."""
+    now = time.monotonic()
+    self.seconds += now - self._started
+    self._started = now
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    self._waited += time.monotonic() - start
+
+  @property
+  def data_share(self) -> float:
+    """0 to 1, since this process began the phase."""
+    return self._waited / max(self.seconds - self._begin, 1e-9)
 
 
 def _read(ready):
@@ -224,13 +262,14 @@ def _read(ready):
   return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
-def _report(phase, folder, ready, columns, seconds, records, bar):
+def _report(phase, folder, ready, columns, clock, records, bar):
   """Checks metrics, and writes each member's mean as one record."""
   _check_finite(phase, folder, ready[0].first_step, columns)
   step = ready[-1].first_step + ready[-1].count
   shared = {
     'learning_rate': float(phase.schedule(step - 1)),
-    'train_seconds': _share(phase, seconds),
+    'train_seconds': _share(phase, clock.seconds),
+    'data_share': round(clock.data_share, 6),
   }
   for member, log in enumerate(records):
     means = {
@@ -255,9 +294,14 @@ def _check_finite(phase, folder, first_step, columns):
     raise UserError(
       f'the loss is {columns["loss"][i, member]} at step {first_step + i + 1} '
       f'of {phase.members[member]}/{phase.name}; the last good checkpoint in '
-      f'{folder} is '
-      'kept. Lower the learning rate, or train in fp32, in a new workdir'
+      f'{folder} is kept. Lower the learning rate, or train in fp32,'
+      f'{_without(phase)} in a new workdir'
     )
+
+
+def _without(phase):
+  """One member that diverges ends its whole population."""
+  return ' or leave that member out,' if len(phase.members) > 1 else ''
 
 
 def _check_parameters(phase, folder, current, step):
@@ -267,11 +311,12 @@ def _check_parameters(phase, folder, current, step):
       raise UserError(
         f'parameters are NaN or infinite after step {step} of {name}/'
         f'{phase.name}; the last good checkpoint in {folder} is kept. Lower '
-        'the learning rate, or train in fp32, in a new workdir'
+        f'the learning rate, or train in fp32,{_without(phase)} in a new '
+        'workdir'
       )
 
 
-def _evaluate(phase, current, step, seconds, records, bar):
+def _evaluate(phase, current, step, clock, records, bar):
   """After an epoch: each member's record and line; the mean accuracy."""
   skipped = current.skipped.reshape(-1)
   accuracies = []
@@ -279,22 +324,23 @@ def _evaluate(phase, current, step, seconds, records, bar):
     name = f'{phase.members[member]}/{phase.name}'
     values = phase.evaluate(own)
     epoch = step // phase.feed.steps_per_epoch
-    if not all(map(math.isfinite, values.values())):
+    if not math.isfinite(values.loss):
       raise UserError(
-        f'the {phase.held_out} loss is {values["loss"]} after epoch {epoch} of '
+        f'the {phase.held_out} loss is {values.loss} after epoch {epoch} of '
         f'{name}; the checkpoint before it is kept'
       )
-    record = values | {'train_seconds': _share(phase, seconds)}
+    record = values.numbers | {'train_seconds': _share(phase, clock.seconds)}
     records[member].write(phase.held_out, step, epoch, record)
     left_out = ''
     if current.loss_scale is not None:
       left_out = f'  {int(skipped[member])} steps skipped'
     bar.line(
       f'{name} epoch {epoch}/{phase.epochs}  {phase.held_out} loss '
-      f'{values["loss"]:.4f} accuracy {100 * values["accuracy"]:.2f} %  '
-      f'{seconds:.0f} s{left_out}'
+      f'{values.loss:.4f} accuracy {100 * values.accuracy:.2f} %  '
+      f'{clock.seconds:.0f} s, {100 * clock.data_share:.1f} % waiting for data'
+      f'{left_out}'
     )
-    accuracies.append(values['accuracy'])
+    accuracies.append(values.accuracy)
   return sum(accuracies) / len(accuracies)
 
 

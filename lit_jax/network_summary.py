@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import rich.box
 import rich.console
 import rich.table
@@ -90,34 +89,24 @@ def summary(net: blocks.BlockNet) -> Summary:
 
   Args:
     net: an unbound `BlockNet`; its `input_shape` is the shape of one example,
-      fed as float32.
+      of its `input_dtype`.
 
   Returns:
     The totals and those of every part.
   """
   variables = blocks.shapes(net)
   params = variables.get('params', {})
-  x = jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32)
+  x = blocks.example(net)
 
   parts: dict[str, Part] = {}
   h: Any = x
   for name in net.parts:
-    cost, h = _trace(_forward(net, name), variables, h)
+    cost, h = _trace(blocks.part_function(net, name), variables, h)
     size = _size(params.get(name, {}))
     parts[name] = Part(cost.depth, size, cost.macs, tuple(h.shape[1:]))
 
   whole, _ = _trace(lambda v, x: net.apply(v, x)[0], variables, x)
   return Summary(whole.depth, _size(params), whole.macs, parts)
-
-
-def _forward(net: blocks.BlockNet, name: str) -> Callable[..., Any]:
-  """One part of a network as a function of the variables and its input."""
-  if name in net.block_names:
-    index = net.block_names.index(name)
-    return lambda v, h: net.apply(v, h, index, method='block')
-  return lambda v, h: net.apply(
-    v, h, method=lambda bound, h: getattr(bound, name)(h, False)
-  )
 
 
 class _Cost(NamedTuple):

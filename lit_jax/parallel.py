@@ -74,7 +74,7 @@ def shard_superbatch(superbatch: Superbatch) -> Superbatch:
     return np.moveaxis(x.reshape(shape), lead, 0)
 
   return superbatch._replace(
-    images=cut(superbatch.images), labels=cut(superbatch.labels)
+    inputs=cut(superbatch.inputs), labels=cut(superbatch.labels)
   )
 
 

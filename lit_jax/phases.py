@@ -17,9 +17,8 @@ from lit_jax import (
   steps,
 )
 from lit_jax.blocks import BlockNet, init, shapes
-from lit_jax.data.augment import Preprocess
+from lit_jax.data.dataset import Dataset
 from lit_jax.data.feed import Feed, Feeds
-from lit_jax.data.sources import Dataset
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted, StopRequest
 from lit_jax.objectives import Objective, check
@@ -130,7 +129,6 @@ class Training:
     steps_per_call: how many steps one call of the program makes.
     select: 'last' (a phase ends with its last epoch's network) or 'best'
       (with its best epoch's on the validation split, which must exist).
-    crop: whether training images are shifted by up to 4 pixels.
   """
 
   batch_size: int
@@ -140,7 +138,6 @@ class Training:
   weight_decay: float
   steps_per_call: int
   select: str
-  crop: bool = True
   data_seed: int | None = None
 
   @property
@@ -166,15 +163,6 @@ class Context:
   training: Training
   stop: StopRequest
   first_call: loop.FirstCall | None = None
-
-  @property
-  def preprocess(self) -> Preprocess:
-    return Preprocess(
-      self.dataset.mean,
-      self.dataset.std,
-      crop=self.training.crop,
-      flip=self.dataset.flip,
-    )
 
   @property
   def held_out(self) -> str:
@@ -371,7 +359,7 @@ def _phase_run(
       ),
       objective=objective,
       frozen=phase.frozen,
-      preprocess=context.preprocess,
+      preprocess=context.dataset.preprocess,
       axis_name=parallel.AXIS,
     ),
     objectives=objectives,
@@ -383,7 +371,7 @@ def _phase_run(
     key=population.stack([_key(seed, index) for seed in seeds]),
     held_out=context.held_out,
     evaluate=evaluation.evaluator(
-      net, context.preprocess, splits[context.held_out]
+      net, context.dataset.preprocess, splits[context.held_out]
     ),
     select_best=training.select == 'best',
     first_call=context.first_call,

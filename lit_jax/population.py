@@ -2,10 +2,11 @@
 
 Members differ in their initial values and in α, β and τ. Their states, and
 whatever else belongs to each, are stacked along a leading axis; a student that
-is trained alone has no such axis. Members that see the same images share them,
+is trained alone has no such axis. Members that see the same inputs share them,
 and the teacher's outputs for them; otherwise each brings its own.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,15 +56,7 @@ def common_objective(objectives: Sequence[Objective]) -> Objective:
   # Between the least and the greatest, so that 0 and 1 together need both.
   beta = sum(o.beta for o in objectives) / len(objectives)
   alpha = min(o.alpha for o in objectives)
-  return Objective(
-    alpha,
-    beta,
-    first.temperature,
-    first.ir_loss,
-    first.blocks,
-    first.teacher_input,
-    first.running_statistics,
-  )
+  return dataclasses.replace(first, alpha=alpha, beta=beta)
 
 
 def train_program(
@@ -74,7 +67,7 @@ def train_program(
   Args:
     plan: with the members' `common_objective`.
     count: of members; 1 is the plain program.
-    shared_data: whether all see the same images.
+    shared_data: whether all see the same inputs.
 
   Returns:
     A function like that of `steps.train_program`. States and objectives are
@@ -88,12 +81,12 @@ def train_program(
   alone = steps.train_program(plan)
 
   def program(states, teacher, superbatch: Superbatch, objectives, keys):
-    def member(state, images, labels, objective, key):
-      own = Superbatch(images, labels, superbatch.count)
+    def member(state, inputs, labels, objective, key):
+      own = Superbatch(inputs, labels, superbatch.count)
       return alone(state, teacher, own, objective, key)
 
     states, metrics = over_members(member)(
-      states, superbatch.images, superbatch.labels, objectives, keys
+      states, superbatch.inputs, superbatch.labels, objectives, keys
     )
     return states, jax.tree.map(lambda m: m.swapaxes(0, 1), metrics)
 

@@ -23,7 +23,12 @@ Results = Mapping[str, Any]
 
 _NUMBER = (int, float)
 _RUN_FIELDS = {'dataset': str, 'seed': int, 'rows': list}
-_RUN_EXTRAS = {'versions': dict, 'device': str, 'command': str}
+_RUN_EXTRAS = {
+  'versions': dict,
+  'device': str,
+  'command': str,
+  'classes': list,
+}
 _ROW_FIELDS = {
   'method': str,
   'model': str,
@@ -35,8 +40,11 @@ _ROW_FIELDS = {
   'train_seconds': _NUMBER,
   'latency_ms': dict,
 }
+# What a system from outside may not have.
+_NULLABLE = ('depth', 'macs', 'epochs')
+_ROW_EXTRAS = {'balanced_accuracy': _NUMBER, 'confusion': list}
 
-_HEADINGS = (
+_HEADINGS: tuple[str, ...] = (
   'Method',
   'Model',
   'Depth',
@@ -51,7 +59,7 @@ _HEADINGS = (
   'ms, batch 128',
   'speed-up, 128',
 )
-_NARROW_HEADINGS = (
+_NARROW_HEADINGS: tuple[str, ...] = (
   'Depth',
   'Params',
   'MACs',
@@ -62,6 +70,8 @@ _NARROW_HEADINGS = (
   'Batch\n1',
   'Batch\n128',
 )
+_ACCURACY = _HEADINGS.index('Acc. %')
+_BALANCED = 'Balanced %'
 # Columns of words; all others hold numbers and are set flush right.
 _WORDS = 2
 _NONE = '-'
@@ -110,15 +120,23 @@ def table(results: Results) -> rich.table.Table:
     box=rich.box.SIMPLE_HEAD, show_edge=False, padding=0, leading=1
   )
   out.add_column('Method\nmodel', min_width=11, overflow='fold')
+  balanced = _has_balanced(results)
   for heading in _NARROW_HEADINGS:
+    if balanced and heading.startswith('Acc.'):
+      heading = 'Acc. %\nbalanced'
     out.add_column(heading, justify='right', overflow='fold')
-  for method, model, *middle, ms_1, gain_1, ms_128, gain_128 in _cells(results):
+  for row in _cells(results):
+    method, model, *middle, ms_1, gain_1, ms_128, gain_128 = row
+    texts = [rich.text.Text(cell) for cell in middle]
+    if balanced:
+      at = _ACCURACY - _WORDS
+      texts[at : at + 2] = [_stack(*middle[at : at + 2])]
     pairs = (f'{ms_1} ms', gain_1), (f'{ms_128} ms', gain_128)
     latencies = [
       _stack(_NONE, '') if ms.startswith(_NONE) else _stack(ms, gain)
       for ms, gain in pairs
     ]
-    out.add_row(_stack(method, model), *map(rich.text.Text, middle), *latencies)
+    out.add_row(_stack(method, model), *texts, *latencies)
   return out
 
 
@@ -137,8 +155,9 @@ def markdown(results: Results) -> str:
     UserError: a field is missing or of the wrong type.
   """
   _check(results, 'results')
-  rule = ['---' if i < _WORDS else '---:' for i in range(len(_HEADINGS))]
-  lines = [_HEADINGS, rule, *_cells(results)]
+  headings = _headings(results)
+  rule = ['---' if i < _WORDS else '---:' for i in range(len(headings))]
+  lines = [headings, rule, *_cells(results)]
   return ''.join(
     '| ' + ' | '.join(map(_escape_markdown, line)) + ' |\n' for line in lines
   )
@@ -187,11 +206,17 @@ def _html(results: Results, metrics: Sequence[Mapping[str, Any]]) -> str:
   )
   return environment.get_template('report.html.j2').render(
     results=results,
-    headings=_HEADINGS,
+    headings=_headings(results),
     words=_WORDS,
-    accuracy=_HEADINGS.index('Acc. %'),
+    accuracy=_ACCURACY,
     cells=_cells(results),
     published=_published(results),
+    confusions={
+      f'{row["method"]} ({row["model"]})': row['confusion']
+      for row in results['rows']
+      if row.get('confusion')
+    },
+    class_names=_class_names(results),
     overview=_image(svg) if (svg := plots.overview(tracks)) else None,
     curves={
       method: {
@@ -283,7 +308,13 @@ def _check(results: Any, where: str) -> None:
 def _check_row(row: Any, where: str) -> None:
   if not isinstance(row, Mapping):
     raise UserError(f'{where}: expected a JSON object')
-  _check_fields(row, _ROW_FIELDS, where)
+  fields = {
+    name: kind
+    for name, kind in _ROW_FIELDS.items()
+    if not (name in _NULLABLE and name in row and row[name] is None)
+  }
+  extras = {k: v for k, v in _ROW_EXTRAS.items() if row.get(k) is not None}
+  _check_fields(row, fields | extras, where)
   if not 0 <= row['accuracy'] <= 1:
     raise UserError(
       f'{where}: accuracy must be between 0 and 1, got {row["accuracy"]}'
@@ -365,7 +396,38 @@ def _cells(results: Results) -> list[list[str]]:
   """A row of text for each row of the results, as `_HEADINGS` has it."""
   rows = results['rows']
   teacher = next((row for row in rows if row['method'] == 'teacher'), None)
-  return [_row_cells(row, teacher) for row in rows]
+  cells = [_row_cells(row, teacher) for row in rows]
+  if _has_balanced(results):
+    for row, line in zip(rows, cells, strict=True):
+      own = row.get('balanced_accuracy')
+      line.insert(_ACCURACY + 1, _NONE if own is None else f'{100 * own:.2f}')
+  return cells
+
+
+def _has_balanced(results: Results) -> bool:
+  """Whether it tells more than accuracy: the classes differ in size."""
+  return any(
+    row.get('balanced_accuracy') is not None
+    and f'{row["balanced_accuracy"]:.4f}' != f'{row["accuracy"]:.4f}'
+    for row in results['rows']
+  )
+
+
+def _headings(results: Results) -> list[str]:
+  headings = list(_HEADINGS)
+  if _has_balanced(results):
+    headings.insert(_ACCURACY + 1, _BALANCED)
+  return headings
+
+
+def _class_names(results: Results) -> list[str]:
+  """Those of the data set, or numbers."""
+  matrices = (
+    row['confusion'] for row in results['rows'] if row.get('confusion')
+  )
+  count = max(map(len, matrices), default=0)
+  names = [str(name) for name in results.get('classes', ())]
+  return names if len(names) == count else [str(i) for i in range(count)]
 
 
 def _row_cells(
@@ -374,12 +436,12 @@ def _row_cells(
   cells = [
     row['method'],
     row['model'],
-    str(row['depth']),
+    _NONE if row['depth'] is None else str(row['depth']),
     _count(row['parameters']),
-    _count(row['macs']),
+    _NONE if row['macs'] is None else _count(row['macs']),
     f'{100 * row["accuracy"]:.2f}',
     _difference(row, teacher),
-    f'{row["epochs"]:g}',
+    _NONE if row['epochs'] is None else f'{row["epochs"]:g}',
     _duration(row['train_seconds']),
   ]
   for batch in ('1', '128'):

@@ -4,7 +4,7 @@ All are pure functions, to be run plain, jitted or mapped over devices
 (parallel.py). In a call of the train program the frozen teacher runs once, on
 all C batches; a loop of student steps follows:
 
-  1. The student runs from the image, giving its logits and its IRs S_1 … S_k.
+  1. The student runs from the input, giving its logits and its IRs S_1 … S_k.
      Block 1 of both kinds of pass has the same input, so S_1(x) is compared
      from this run.
   2. Blocks 2 … k run once more on the teacher's IRs, with batch statistics of
@@ -21,15 +21,16 @@ from jax import lax
 
 from lit_jax import losses, objectives
 from lit_jax.blocks import BlockNet
-from lit_jax.data.augment import Preprocess
 from lit_jax.data.feed import Superbatch
+from lit_jax.data.preprocess import Preprocess
 from lit_jax.layers import on_cpu
 from lit_jax.objectives import Objective
 from lit_jax.state import TrainState
 
-# Images that the teacher takes at once on a CPU, which is slower with the whole
-# superbatch in one piece; 16 to 64 gain about the same.
-_PIECE = 32
+# Examples that the teacher takes at once on a CPU, which is slower with the
+# whole superbatch in one piece; for images 16 to 64 gain about the same, for
+# texts 16 is faster than 32.
+_PIECE = 16
 
 Metrics = dict[str, jax.Array]
 Variables = dict[str, Any]
@@ -44,7 +45,7 @@ class Plan(NamedTuple):
     optimizer: of the student's parameters.
     objective: its settings; α, β and τ are given again at each call.
     frozen: parts that do not learn and run in evaluation mode.
-    preprocess: of the images.
+    preprocess: of the inputs.
     axis_name: mapped axis over the devices, or None.
   """
 
@@ -65,7 +66,7 @@ def train_program(
   Args:
     plan: what it is compiled for.
     each: maps a step over stacked states and objectives, to train several
-      students on the same images (population.py).
+      students on the same inputs (population.py).
 
   Returns:
     A function of
@@ -83,22 +84,22 @@ def train_program(
 
   def program(state, teacher, superbatch: Superbatch, objective, key):
     # All students of a program are at the same step.
-    images = _augmented(plan, state.step.max(), superbatch.images, key)
-    targets = _teacher_targets(plan, teacher, images)
+    inputs = _augmented(plan, state.step.max(), superbatch.inputs, key)
+    targets = _teacher_targets(plan, teacher, inputs)
 
     def body(i, carry):
       state, metrics = carry
       batch = jax.tree.map(
         lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False),
-        (images, superbatch.labels, targets),
+        (inputs, superbatch.labels, targets),
       )
       state, values = step(state, objective, batch)
       metrics = jax.tree.map(lambda m, v: m.at[i].set(v), metrics, values)
       return state, metrics
 
-    batch = jax.tree.map(lambda x: x[0], (images, superbatch.labels, targets))
+    batch = jax.tree.map(lambda x: x[0], (inputs, superbatch.labels, targets))
     values = jax.eval_shape(step, state, objective, batch)[1]
-    slots = images.shape[0]
+    slots = inputs.shape[0]
     metrics = jax.tree.map(lambda v: jnp.zeros((slots, *v.shape)), values)
     return lax.fori_loop(0, superbatch.count, body, (state, metrics))
 
@@ -112,9 +113,9 @@ def train_program(
   return program
 
 
-def _augmented(plan, first_step, images, key):
+def _augmented(plan, first_step, inputs, key):
   """Each batch augmented by its own step's key: uint8 [C, n, h, w, c]."""
-  n = images.shape[1]
+  n = inputs.shape[1]
   first, total = 0, n
   if plan.axis_name is not None:
     first = lax.axis_index(plan.axis_name) * n
@@ -124,36 +125,36 @@ def _augmented(plan, first_step, images, key):
     step_key = jax.random.fold_in(key, first_step + i)
     return plan.preprocess.augment(batch, step_key, first, total)
 
-  return jax.vmap(augment)(jnp.arange(images.shape[0]), images)
+  return jax.vmap(augment)(jnp.arange(inputs.shape[0]), inputs)
 
 
-def _teacher_targets(plan, teacher, images):
+def _teacher_targets(plan, teacher, inputs):
   """Logits and IRs of the frozen teacher for all C batches, each [C, n, …]."""
   if plan.teacher is None:
     return None
 
-  def run(images):
-    x = plan.preprocess.normalize(images)
+  def run(inputs):
+    x = plan.preprocess.normalize(inputs)
     logits, irs = _infer(plan.teacher, teacher, x)
     return logits, irs if plan.objective.needs_irs else ()
 
-  count = images.shape[0] * images.shape[1]
+  count = inputs.shape[0] * inputs.shape[1]
   piece = _PIECE if on_cpu() and count % _PIECE == 0 else count
-  rows = images.reshape((-1, piece, *images.shape[2:]))
+  rows = inputs.reshape((-1, piece, *inputs.shape[2:]))
   split = jax.tree.map(
-    lambda t: t.reshape((*images.shape[:2], *t.shape[2:])), lax.map(run, rows)
+    lambda t: t.reshape((*inputs.shape[:2], *t.shape[2:])), lax.map(run, rows)
   )
   return lax.stop_gradient(split)
 
 
 def _student_loss(plan, learning, compared, state, batch, objective):
   """Eq. 1 as a function of the student's parameters."""
-  images, labels, targets = batch
+  inputs, labels, targets = batch
   settings = plan.objective
 
   def loss(params):
     variables = {'params': params, 'batch_stats': state.batch_stats}
-    x = plan.preprocess.normalize(images)
+    x = plan.preprocess.normalize(inputs)
     (logits, irs), batch_stats = _apply(plan.student, variables, learning, x)
     hard = losses.cross_entropy(logits, labels).mean()
     metrics = {'hard': hard}
@@ -255,17 +256,21 @@ def _update(plan, state, loss):
 def evaluation_program(
   net: BlockNet, preprocess: Preprocess, axis_name: str | None = None
 ) -> Callable[..., Metrics]:
-  """The pure program (variables, images, labels, valid) → sums.
+  """The pure program (variables, inputs, labels, valid) → sums.
 
-  Images are uint8 [n, h, w, c]; `valid` is float32 [n], 0 for the padding of
-  the last batch. Returns the sums of loss, correct predictions and examples.
+  Inputs are uint8 [n, …]; `valid` is float32 [n], 0 for the padding of the last
+  batch. Returns float32 sums over the valid examples: 'loss'; 'confusion'
+  [classes, classes], how many of each label (row) were taken for each class
+  (column); and 'examples', their number.
   """
 
-  def program(variables, images, labels, valid):
-    logits, _ = _infer(net, variables, preprocess.normalize(images))
+  def program(variables, inputs, labels, valid):
+    logits, _ = _infer(net, variables, preprocess.normalize(inputs))
+    classes = logits.shape[-1]
+    found = jax.nn.one_hot(logits.argmax(-1), classes) * valid[:, None]
     sums = {
       'loss': (losses.cross_entropy(logits, labels) * valid).sum(),
-      'correct': ((logits.argmax(-1) == labels) * valid).sum(),
+      'confusion': jax.nn.one_hot(labels, classes).T @ found,
       'examples': valid.sum(),
     }
     return sums if axis_name is None else lax.psum(sums, axis_name)
@@ -279,7 +284,7 @@ def ir_error_program(
   preprocess: Preprocess,
   axis_name: str | None = None,
 ) -> Callable[..., Metrics]:
-  """The pure program (teacher's, student's variables, images, valid) → sums.
+  """The pure program (teacher's, student's variables, inputs, valid) → sums.
 
   Returns by block, each [k] float32: sums over the valid examples of the
   student's squared error against the teacher's IR ('teacher_input': the block
@@ -288,8 +293,8 @@ def ir_error_program(
   example; and 'examples', their number.
   """
 
-  def program(teacher_variables, student_variables, images, valid):
-    x = preprocess.normalize(images)
+  def program(teacher_variables, student_variables, inputs, valid):
+    x = preprocess.normalize(inputs)
     _, targets = _infer(teacher, teacher_variables, x)
     _, own = _infer(student, student_variables, x)
     rows = {'teacher_input': [], 'own_input': [], 'sum': [], 'square': []}

@@ -17,9 +17,11 @@ import orbax.checkpoint as ocp
 import pytest
 from absl.testing import flagsaver
 
-from experiments import cli, recipes
+from experiments import cli
 from lit_jax import blocks, compress, logs, loop, models, networks
-from lit_jax.data import sources
+from lit_jax.data import image_sources
+from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted
 
@@ -33,7 +35,7 @@ pytestmark = [
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / 'experiments' / 'configs'
-_load = sources.load
+_load = image_sources.load
 
 # A run of seconds: on 8x8 images, a network of 8 layers by scratch.
 SMALL = {
@@ -50,46 +52,24 @@ STEPS_PER_EPOCH = 6
 
 def _noise(count):
   rng = np.random.default_rng(count)
-  return sources.Split(
+  return Split(
     rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
     rng.integers(0, 10, count, np.int32),
   )
 
 
-NOISE = sources.Dataset(
+NOISE = Dataset(
   'noise',
   {'train': _noise(100), 'test': _noise(41)},
   10,
-  (0.5, 0.4, 0.3),
-  (0.25, 0.2, 0.3),
-  True,
+  ImagePreprocess((0.5, 0.4, 0.3), (0.25, 0.2, 0.3)),
 )
-
-
-@pytest.fixture
-def main(monkeypatch, capsys):
-  """The command line in this process: exit code, stdout, stderr."""
-  monkeypatch.setattr(compress, 'latency_ms', lambda *args: 1.0)
-  monkeypatch.setattr(compress.report, 'write_html', lambda workdir: None)
-
-  def run(*args, build=recipes.compression):
-    # Where the last configuration file was loaded to; a new process has none.
-    monkeypatch.delitem(sys.modules, 'config_config', raising=False)
-    monkeypatch.setattr(sys, 'argv', ['cifar', *map(str, args)])
-    capsys.readouterr()
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-      cli.main(build)
-    written = capsys.readouterr()
-    # `sys.exit(None)` is a success as well.
-    return stopped.value.code or 0, written.out, written.err
-
-  return run
 
 
 @pytest.fixture
 def small(main, monkeypatch, tmp_path):
   """That command line with small settings, changed by keyword."""
-  monkeypatch.setattr(sources, 'load', _noise_or_real)
+  monkeypatch.setattr(image_sources, 'load', _noise_or_real)
 
   def run(changes=None, workdir=None, config='resnet'):
     keys = SMALL | (changes or {})
@@ -389,7 +369,9 @@ def test_bad_data(damage, small, tmp_path):
 
 def test_data_folder_missing(small, tmp_path, monkeypatch):
   # Debian's package may be installed here.
-  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'system'))
+  monkeypatch.setattr(
+    image_sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'system')
+  )
   folder = tmp_path / 'data'
   line = _error(small({'dataset': 'fashion_mnist', 'data_dir': folder}))
   assert str(folder) in line and 'dataset-fashion-mnist' in line

@@ -276,7 +276,7 @@ def _peer(job, variant):
   split = ours.data(job)
   arrays = ours.Reference().arrays(job)
   job = job | {'torch_device': 'cpu'}
-  return torch_peer.Training(job, variant, arrays, split.images, split.labels)
+  return torch_peer.Training(job, variant, arrays, split.inputs, split.labels)
 
 
 @pytest.mark.parametrize('variant', [None, 'channels-last'])

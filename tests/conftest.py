@@ -2,18 +2,21 @@
 
 import dataclasses
 import functools
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from flax import linen as nn
 from jax.experimental.compilation_cache import compilation_cache
 
-from lit_jax import blocks
-from lit_jax.data.augment import Preprocess
+from experiments import cli, recipes
+from lit_jax import blocks, compress
 from lit_jax.data.feed import Superbatch
+from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.layers import BatchNorm, Conv
 from lit_jax.models.resnet import Head
 
@@ -99,7 +102,7 @@ class Tiny:
   student: blocks.BlockNet
   teacher_variables: dict[str, Any]
   student_variables: dict[str, Any]
-  preprocess: Preprocess
+  preprocess: ImagePreprocess
 
   def networks(self, axis_name=None, dtype=jnp.float32):
     """Teacher and student of the same variables, made otherwise."""
@@ -152,5 +155,25 @@ def tiny():
     student,
     _variables(teacher, 0),
     _variables(student, 10),
-    Preprocess((0.5, 0.4, 0.3), (0.25, 0.2, 0.3)),
+    ImagePreprocess((0.5, 0.4, 0.3), (0.25, 0.2, 0.3)),
   )
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+  """The command line in this process: exit code, stdout, stderr."""
+  monkeypatch.setattr(compress, 'latency_ms', lambda *args: 1.0)
+  monkeypatch.setattr(compress.report, 'write_html', lambda workdir: None)
+
+  def run(*args, build=recipes.compression):
+    # Where the last configuration file was loaded to; a new process has none.
+    monkeypatch.delitem(sys.modules, 'config_config', raising=False)
+    monkeypatch.setattr(sys, 'argv', ['cifar', *map(str, args)])
+    capsys.readouterr()
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
+      cli.main(build)
+    written = capsys.readouterr()
+    # `sys.exit(None)` is a success as well.
+    return stopped.value.code or 0, written.out, written.err
+
+  return run

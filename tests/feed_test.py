@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from lit_jax.data.dataset import Split
 from lit_jax.data.feed import Feed
-from lit_jax.data.sources import Split
 
 # 23 examples in batches of 4: 5 steps an epoch, and 3 examples left over.
 COUNT, BATCH, STEPS = 23, 4, 5
@@ -33,7 +33,7 @@ def batches(feed, steps, step=0):
   rows = []
   while len(rows) < steps:
     superbatch = feed.superbatch(step + len(rows))
-    rows.extend(superbatch.images[: superbatch.count, :, 0, 0, 0])
+    rows.extend(superbatch.inputs[: superbatch.count, :, 0, 0, 0])
   return np.array(rows[:steps])
 
 
@@ -41,13 +41,13 @@ def test_superbatches(make_feed):
   feed = make_feed()
   assert feed.steps_per_epoch == STEPS
   found = feed.superbatch(0)
-  assert found.images.shape == (2, BATCH, 2, 2, 3)
-  assert found.images.dtype == np.uint8
+  assert found.inputs.shape == (2, BATCH, 2, 2, 3)
+  assert found.inputs.dtype == np.uint8
   assert found.labels.shape == (2, BATCH)
   assert found.labels.dtype == found.count.dtype == np.int32
   # All pixels of one example, and its label.
-  index = found.images[..., 0, 0, 0]
-  assert (found.images == index[..., None, None, None]).all()
+  index = found.inputs[..., 0, 0, 0]
+  assert (found.inputs == index[..., None, None, None]).all()
   np.testing.assert_array_equal(found.labels, index.astype(int) * 7 % 10)
 
 
@@ -91,7 +91,7 @@ def test_a_feed_can_jump(make_feed):
   feed, whole = make_feed(), batches(make_feed(), 2 * STEPS)
   for step in (0, 7, 2, 2, 4):
     superbatch = feed.superbatch(step)
-    found = superbatch.images[: superbatch.count, :, 0, 0, 0]
+    found = superbatch.inputs[: superbatch.count, :, 0, 0, 0]
     np.testing.assert_array_equal(found, whole[step : step + len(found)])
 
 
@@ -109,7 +109,7 @@ def test_counts_at_the_end_of_an_epoch(make_feed, steps_per_call, counts):
   for _ in counts:
     superbatch = feed.superbatch(step)
     # One shape always, for it is what the program is compiled for.
-    assert superbatch.images.shape[0] == steps_per_call
+    assert superbatch.inputs.shape[0] == steps_per_call
     assert superbatch.labels.shape[0] == steps_per_call
     found.append(int(superbatch.count))
     step += found[-1]

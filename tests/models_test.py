@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lit_jax import blocks, layers, models, phases
+from lit_jax import blocks, layers, models, phases, summary
 from lit_jax.errors import UserError
 from lit_jax.objectives import Objective
 
@@ -111,3 +111,78 @@ def test_an_option_of_another_family_is_refused():
 )
 def test_title(spec, title):
   assert models.title(spec) == title
+
+
+# VDCNN.
+
+TEXT = {'family': 'vdcnn', 'classes': 5, 'input_shape': [1014]}
+
+
+# Convolutions and parameters of Conneau et al. 2017 (table 2, and the dense
+# layers of 4096 x 2048, 2048 x 2048 and 2048 x classes with biases), and MACs
+# of the convolutions at 1014, 507, 254 and 127 places and of the dense layers.
+@pytest.mark.parametrize('depth, units', [
+  (9, (1, 1, 1, 1)), (17, (2, 2, 2, 2)), (29, (5, 5, 2, 2)),
+  (49, (8, 8, 5, 3)),
+])  # fmt: skip
+def test_vdcnn_is_as_deep_and_large_as_published(depth, units):
+  found = summary(models.build(TEXT | {'depth': depth}))
+  assert 1 + 2 * sum(units) == depth
+  assert found.depth == depth + 3
+  parameters, macs, before = 70 * 16 + 3 * 16 * 64, 1014 * 3 * 16 * 64, 64
+  lengths = (1014, 507, 254, 127)
+  for count, width, length in zip(
+    units, (64, 128, 256, 512), lengths, strict=True
+  ):
+    weights = 3 * before * width + (2 * count - 1) * 3 * width * width
+    parameters += weights + 2 * count * 2 * width
+    macs += weights * length
+    before = width
+  dense = 4096 * 2048 + 2048 * 2048 + 2048 * 5
+  assert found.parameters == parameters + dense + 2048 + 2048 + 5
+  assert found.macs == macs + dense
+
+
+@pytest.mark.parametrize('options', [
+  {}, {'downsample': 'conv'}, {'downsample': 'k_max'}, {'shortcut': True},
+])  # fmt: skip
+def test_vdcnns_of_any_depth_fit_each_other(options):
+  teacher, student = (
+    models.build(TEXT | options | {'depth': depth}) for depth in (29, 9)
+  )
+  blocks.check_pair(teacher, student)
+  assert list(blocks.cut_shapes(student).values()) == [
+    (1, 1014, 64), (1, 1014, 64), (1, 507, 128), (1, 254, 256), (1, 127, 512),
+    (5,),
+  ]  # fmt: skip
+
+
+def test_padding_has_no_vector():
+  """The stem's output is 0 where all three characters are padding."""
+  small = {'widths': [4, 4, 4, 4], 'k': 2, 'hidden': 4, 'input_shape': [32]}
+  net = models.build(TEXT | small | {'depth': 9})
+  variables = blocks.init(net, jax.random.key(0))
+  ids = jnp.zeros((1, 32), jnp.uint8).at[0, :5].set(7)
+  _, irs = net.apply(variables, ids)
+  stem = np.asarray(irs[0][0, 0])
+  assert (stem[:6] != 0).any(1).all()
+  np.testing.assert_array_equal(stem[6:], 0)
+
+
+@pytest.mark.parametrize('options, words', [
+  ({'depth': 10}, 'depth 10 does not exist; take one of 9, 17, 29, 49'),
+  ({'units': [1, 1, 1]}, 'units .* give four'),
+  ({'widths': [64, 128, 256]}, 'widths .* give four'),
+  ({'downsample': 'mean'}, "'mean'; choose one of max_pool, conv, k_max"),
+  ({'k': 0}, 'k 0, .* must be positive'),
+  ({'input_shape': [56]}, '56 characters are 7 places .* the 8 largest'),
+])  # fmt: skip
+def test_vdcnns_that_do_not_exist(options, words):
+  with pytest.raises(UserError, match=words):
+    models.build(TEXT | {'depth': 9} | options)
+
+
+def test_texts_and_images_do_not_fit():
+  text = models.build(TEXT | {'depth': 9})
+  with pytest.raises(UserError, match=r'\(1014,\) and \(8, 8, 3\), uint8'):
+    blocks.check_pair(text, models.build(TEACHER))

@@ -1,4 +1,4 @@
-"""ResNet, ResNeXt and the LIT loss against numbers from PyTorch.
+"""ResNet, ResNeXt, VDCNN and the LIT loss against numbers from PyTorch.
 
 The reference (fixtures/parity.npz, made by fixtures/make_torch_fixtures.py) is
 in float64, so what is seen here is the rounding of this side's float32: 6e-8 a
@@ -22,8 +22,8 @@ from fixtures import weights
 from flax import traverse_util
 
 from lit_jax import blocks, models, optim, precision, state, steps
-from lit_jax.data.augment import Preprocess
 from lit_jax.data.feed import Superbatch
+from lit_jax.data.preprocess import ImagePreprocess, TextPreprocess
 from lit_jax.objectives import Objective, scratch
 
 FORWARD = 1e-5
@@ -33,7 +33,7 @@ MOVED = 1e-4
 # Most of the time goes into compilation; these programs run but once.
 COMPILER = {'xla_backend_optimization_level': 0}
 FROZEN = ('stem', 'head')
-PREPROCESS = Preprocess(weights.MEAN, weights.STD, crop=False, flip=False)
+IMAGES = ImagePreprocess(weights.MEAN, weights.STD, crop=False, flip=False)
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,13 @@ def _seed(case):
 
 
 def _network(name):
-  shape = {'classes': weights.CLASSES, 'input_shape': weights.IMAGE_SHAPE}
-  return models.build(weights.NETWORKS[name] | shape)
+  shape = weights.TEXT_SHAPE if weights.is_text(name) else weights.IMAGE_SHAPE
+  fitting = {'classes': weights.CLASSES, 'input_shape': shape}
+  return models.build(weights.NETWORKS[name] | fitting)
+
+
+def _preprocess(name):
+  return TextPreprocess() if weights.is_text(name) else IMAGES
 
 
 def _variables(net, seed, role=weights.STUDENT):
@@ -73,9 +78,10 @@ def _flat(tree: Any) -> dict[str, Any]:
   return dict(traverse_util.flatten_dict(tree, sep='/'))
 
 
-def _superbatch(seed, count=1):
-  images, labels = weights.examples(seed, count)
-  return Superbatch(images, labels, np.array(count, np.int32))
+def _superbatch(name, count=1):
+  """Of a network that has a seed, a LIT case, or the case 'sgd'."""
+  inputs, labels = weights.examples(name, _seed(name), count)
+  return Superbatch(inputs, labels, np.array(count, np.int32))
 
 
 def _jit(function):
@@ -134,8 +140,8 @@ def _train(plan, variables, teacher, superbatch):
   return program(start, teacher, superbatch, plan.objective, jax.random.key(0))
 
 
-def _plain_plan(net, optimizer):
-  return steps.Plan(None, net, optimizer, scratch(), (), PREPROCESS)
+def _plain_plan(name, net, optimizer):
+  return steps.Plan(None, net, optimizer, scratch(), (), _preprocess(name))
 
 
 def _sgd(rate, momentum=0.0, weight_decay=0.0, frozen=()):
@@ -148,7 +154,7 @@ def _sgd(rate, momentum=0.0, weight_decay=0.0, frozen=()):
 def test_logits_and_irs_are_those_of_pytorch(name):
   net, seed = _network(name), _seed(name)
   variables = _variables(net, seed)
-  x = PREPROCESS.normalize(_superbatch(seed).images[0])
+  x = _preprocess(name).normalize(_superbatch(name).inputs[0])
   found = _jit(net.apply)(variables, x)
   _assert_close(f'{name}/eval', _outputs(*found), FORWARD)
 
@@ -156,15 +162,15 @@ def test_logits_and_irs_are_those_of_pytorch(name):
 @pytest.mark.parametrize('name', weights.PLAIN)
 def test_training_step_is_that_of_pytorch(name):
   net, seed = _network(name), _seed(name)
-  variables, superbatch = _variables(net, seed), _superbatch(seed)
+  variables, superbatch = _variables(net, seed), _superbatch(name)
 
   @_jit
-  def run(variables, images):
-    x = PREPROCESS.normalize(images)
+  def run(variables, inputs):
+    x = _preprocess(name).normalize(inputs)
     return net.apply(variables, x, train=True, mutable=['batch_stats'])[0]
 
-  outputs = _outputs(*run(variables, superbatch.images[0]))
-  plan = _plain_plan(net, _keep_gradient())
+  outputs = _outputs(*run(variables, superbatch.inputs[0]))
+  plan = _plain_plan(name, net, _keep_gradient())
   after, metrics = _train(plan, variables, None, superbatch)
   found = outputs | {'loss': metrics['loss'][0]}
   _assert_close(f'{name}/train', found, FORWARD)
@@ -185,7 +191,9 @@ def _lit_setting(case, **options):
     weights.ALPHA, weights.BETA, weights.TEMPERATURE, ir_loss, **options
   )
   optimizer = optax.chain(_keep_gradient(), _sgd(1.0, frozen=FROZEN))
-  plan = steps.Plan(teacher, student, optimizer, objective, FROZEN, PREPROCESS)
+  plan = steps.Plan(
+    teacher, student, optimizer, objective, FROZEN, _preprocess(case)
+  )
   return plan, variables, teacher_variables
 
 
@@ -200,7 +208,7 @@ def _blocks_only(tree):
 @pytest.mark.parametrize('case', weights.LIT)
 def test_lit_step_is_that_of_pytorch(case):
   plan, variables, teacher = _lit_setting(case)
-  superbatch = _superbatch(_seed(case))
+  superbatch = _superbatch(case)
   after, metrics = _train(plan, variables, teacher, superbatch)
   found = {name: values[0] for name, values in metrics.items()}
   _assert_close(f'{case}/metrics', found, FORWARD)
@@ -212,7 +220,7 @@ def test_lit_step_is_that_of_pytorch(case):
   for path, old in _flat(variables['params']).items():
     step = gradient[path] if path.startswith('blocks_') else 0 * old
     assert np.array_equal(_flat(after.params)[path], old - step), path
-  for path, old in _flat(variables['batch_stats']['stem']).items():
+  for path, old in _flat(variables['batch_stats'].get('stem', {})).items():
     new = _flat(after.batch_stats['stem'])[path]
     assert np.array_equal(new, old), path
 
@@ -220,7 +228,7 @@ def test_lit_step_is_that_of_pytorch(case):
 def test_statistics_of_both_passes_are_those_of_pytorch():
   case = 'lit_resnet'
   plan, variables, teacher = _lit_setting(case, running_statistics='both')
-  after, _ = _train(plan, variables, teacher, _superbatch(_seed(case)))
+  after, _ = _train(plan, variables, teacher, _superbatch(case))
   statistics = _flat(after.batch_stats)
   _assert_close(f'{case}/statistics_both', statistics, FORWARD)
   far = _deviations(f'{case}/statistics_student', statistics)
@@ -233,8 +241,8 @@ def test_sgd_steps_are_those_of_pytorch():
   optimizer = _sgd(
     weights.LEARNING_RATE, weights.MOMENTUM, weights.WEIGHT_DECAY
   )
-  superbatch = _superbatch(seed, weights.SGD_STEPS)
-  plan = _plain_plan(net, optimizer)
+  superbatch = _superbatch('sgd', weights.SGD_STEPS)
+  plan = _plain_plan('sgd', net, optimizer)
   after, metrics = _train(plan, variables, None, superbatch)
   moved = jax.tree.map(
     lambda new, old: np.float64(new) - np.float64(old),
@@ -249,7 +257,7 @@ def test_sgd_steps_are_those_of_pytorch():
 def test_one_wrong_weight_is_noticed():
   name = 'resnet8_pad'
   net, seed = _network(name), _seed(name)
-  x = PREPROCESS.normalize(_superbatch(seed).images[0])
+  x = IMAGES.normalize(_superbatch(name).inputs[0])
   variables = _flat(_variables(net, seed))
   kernel = 'params/blocks_1/units_0/conv2/kernel'
   # One in 9216 numbers, off by a tenth of the kernel's deviation.
@@ -267,7 +275,7 @@ def test_one_wrong_weight_is_noticed():
 def test_wrong_lit_inputs_are_noticed():
   case = 'lit_resnet'
   plan, variables, teacher = _lit_setting(case, teacher_input=False)
-  after, metrics = _train(plan, variables, teacher, _superbatch(_seed(case)))
+  after, metrics = _train(plan, variables, teacher, _superbatch(case))
   found = {name: values[0] for name, values in metrics.items()}
   deviations = _deviations(f'{case}/metrics', found)
   assert deviations[f'{case}/metrics/hard'] < FORWARD

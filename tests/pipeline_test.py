@@ -29,9 +29,9 @@ from lit_jax import (
   state,
 )
 from lit_jax.checkpoint import Checkpoints
-from lit_jax.data import sources
-from lit_jax.data.augment import Preprocess
+from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.feed import Feed
+from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 from lit_jax.interrupt import Interrupted, StopRequest
 from lit_jax.objectives import Objective, scratch
@@ -46,20 +46,19 @@ SIGNAL = 15
 
 def _split(count, seed):
   rng = np.random.default_rng(seed)
-  return sources.Split(
+  return Split(
     rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
     rng.integers(0, 10, count, np.int32),
   )
 
 
-DATASET = sources.Dataset(
+DATASET = Dataset(
   'noise',
   {'train': _split(100, 0), 'test': _split(41, 1)},
   10,
-  (0.5, 0.4, 0.3),
-  (0.25, 0.2, 0.3),
-  True,
+  ImagePreprocess((0.5, 0.4, 0.3), (0.25, 0.2, 0.3)),
 )
+PREPROCESS = DATASET.preprocess
 COMMON = {
   'family': 'resnet',
   'depth': 8,
@@ -110,12 +109,14 @@ def _job(*methods, teacher='', dataset=DATASET, **training):
   return compress.Run(
     dataset=dataset,
     teacher=TEACHER,
-    student=STUDENT,
     teacher_checkpoint=str(teacher),
     teacher_method=phases.Method(
       'teacher', (_phase('train_teacher', scratch()),)
     ),
-    methods=tuple(METHODS[m] if isinstance(m, str) else m for m in methods),
+    students=tuple(
+      compress.Student(STUDENT, METHODS[m] if isinstance(m, str) else m)
+      for m in methods
+    ),
     training=phases.Training(**(settings | training)),
     config={'name': 'a test', 'list': [1, 2]},
   )
@@ -223,8 +224,8 @@ def _steps(folder):
 
 def _logits(net, variables, split):
   """The plain network on the whole split at once."""
-  x = split.images / np.float32(255)
-  x = (x - np.float32(DATASET.mean)) / np.float32(DATASET.std)
+  x = split.inputs / np.float32(255)
+  x = (x - np.float32(PREPROCESS.mean)) / np.float32(PREPROCESS.std)
   return jax.jit(net.apply)(jax.device_get(variables), x)
 
 
@@ -279,7 +280,7 @@ def test_results_have_the_documented_shape(finished):
   results = finished.results
   assert json.loads((finished.workdir / 'results.json').read_text()) == results
   assert results.keys() == {
-    'dataset', 'seed', 'rows', 'device', 'versions', 'command'
+    'dataset', 'classes', 'seed', 'rows', 'device', 'versions', 'command'
   }  # fmt: skip
   assert (results['dataset'], results['seed']) == ('noise', 3)
   assert results['versions']['jax'] == jax.__version__
@@ -288,10 +289,19 @@ def test_results_have_the_documented_shape(finished):
   assert [row['method'] for row in results['rows']] == list(epochs)
   for row in results['rows']:
     student = row['method'] != 'teacher'
+    more = ['seed', 'data_seed', 'objectives', 'teacher', 'ir_error']
     assert row.keys() == {
-      'method', 'model', 'depth', 'parameters', 'macs', 'accuracy', 'epochs',
-      'train_seconds', 'latency_ms', *(['ir_error'] if student else []),
+      'method', 'model', 'depth', 'parameters', 'macs', 'accuracy',
+      'balanced_accuracy', 'confusion', 'epochs', 'train_seconds', 'latency_ms',
+      *(more if student else []),
     }  # fmt: skip
+    confusion = np.array(row['confusion'])
+    labels = DATASET.splits['test'].labels
+    np.testing.assert_array_equal(confusion.sum(1), np.bincount(labels))
+    right = np.diag(confusion)
+    assert row['accuracy'] == pytest.approx(right.sum() / len(labels))
+    balanced = (right / confusion.sum(1)).mean()
+    assert row['balanced_accuracy'] == pytest.approx(balanced)
     assert (row['model'], row['depth']) == ('resnet-8', 8)
     assert row['epochs'] == epochs[row['method']]
     assert row['latency_ms'] == {'1': 0.25, '128': 32.0}
@@ -762,7 +772,7 @@ def test_kept_checkpoints(
     def evaluate(variables):
       networks_seen.append(jax.device_get(variables))
       accuracy = (0.1, 0.9, 0.3, 0.2)[len(networks_seen) - 1]
-      return {'loss': 1.0, 'accuracy': accuracy}
+      return evaluation.Evaluation(1.0, accuracy, accuracy, np.eye(10))
 
     return evaluate
 
@@ -886,7 +896,9 @@ def test_a_held_out_loss_that_is_not_finite(tmp_path, monkeypatch, no_report):
   monkeypatch.setattr(
     evaluation,
     'evaluator',
-    lambda *args: lambda v: {'loss': next(losses), 'accuracy': 0.2},
+    lambda *args: (
+      lambda v: evaluation.Evaluation(next(losses), 0.2, 0.2, np.eye(10))
+    ),
   )
   with pytest.raises(UserError, match='test loss is nan after epoch 2 of'):
     compress.run(_job(_scratch(2)), tmp_path, StopRequest())
@@ -945,9 +957,6 @@ def trained_pair(finished):
   return load('teacher'), load('lit')
 
 
-PREPROCESS = Preprocess(DATASET.mean, DATASET.std)
-
-
 # Fewer than a batch, and one batch and a rest.
 @pytest.mark.parametrize('count', [41, 503])
 def test_every_example_counts_once(count, trained_pair):
@@ -955,8 +964,8 @@ def test_every_example_counts_once(count, trained_pair):
   split = _split(count, 5)
   values = evaluation.evaluator(net, PREPROCESS, split)(variables)
   loss, accuracy = _plain_evaluation(net, variables, split)
-  assert values['accuracy'] == pytest.approx(accuracy, abs=1e-9)
-  assert values['loss'] == pytest.approx(loss, rel=1e-5)
+  assert values.accuracy == pytest.approx(accuracy, abs=1e-9)
+  assert values.loss == pytest.approx(loss, rel=1e-5)
 
 
 def _ir_errors(first, second, split):
@@ -1009,14 +1018,14 @@ def _with_train(**changes):
   [
     ({'labels': DATASET.splits['train'].labels + 1}, r'labels from 1 to 10'),
     ({'labels': DATASET.splits['train'].labels - 1}, r'labels from -1 to 8'),
-    ({'labels': DATASET.splits['test'].labels}, r'100 images and labels of'),
+    ({'labels': DATASET.splits['test'].labels}, r'100 inputs and labels of'),
     (
-      {'images': DATASET.splits['train'].images.astype(np.float32)},
-      r'images are float32 \(100, 8, 8, 3\)',
+      {'inputs': DATASET.splits['train'].inputs.astype(np.float32)},
+      r'inputs are float32 \(100, 8, 8, 3\)',
     ),
     (
-      {'images': DATASET.splits['train'].images[..., :1]},
-      r'images are uint8 \(100, 8, 8, 1\)',
+      {'inputs': DATASET.splits['train'].inputs[..., :1]},
+      r'inputs are uint8 \(100, 8, 8, 1\)',
     ),
   ],
 )

@@ -20,8 +20,8 @@ from lit_jax import (
   state,
   steps,
 )
+from lit_jax.data.dataset import Split
 from lit_jax.data.feed import Feed, Feeds, Superbatch
-from lit_jax.data.sources import Split
 from lit_jax.errors import UserError
 from lit_jax.objectives import Objective
 
@@ -123,7 +123,7 @@ def test_members_on_their_own_data_are_those_trained_alone(tiny, form):
     population.train_program(make_plan(tiny, common), MEMBERS, False)
   )
   stacked = Superbatch(
-    np.stack([s.images for s in superbatches]),
+    np.stack([s.inputs for s in superbatches]),
     np.stack([s.labels for s in superbatches]),
     superbatches[0].count,
   )
@@ -145,7 +145,7 @@ def test_over_two_devices(tiny, shared, form):
   if shared:
     superbatches, member_keys = superbatches[:1], member_keys[:1]
   stacked = Superbatch(
-    population.stack([s.images for s in superbatches]),
+    population.stack([s.inputs for s in superbatches]),
     population.stack([s.labels for s in superbatches]),
     superbatches[0].count,
   )
@@ -223,7 +223,7 @@ def test_the_teacher_runs_once_on_shared_data(tiny, monkeypatch, shared, rows):
   key = keys()[0]
   if not shared:
     superbatch = Superbatch(
-      np.stack([superbatch.images] * MEMBERS),
+      np.stack([superbatch.inputs] * MEMBERS),
       np.stack([superbatch.labels] * MEMBERS),
       superbatch.count,
     )
@@ -297,7 +297,7 @@ def test_feeds_are_the_feeds_stacked():
     found = both.superbatch(step)
     for member, single in enumerate(singles):
       wanted = single.superbatch(step)
-      np.testing.assert_array_equal(found.images[member], wanted.images)
+      np.testing.assert_array_equal(found.inputs[member], wanted.inputs)
       np.testing.assert_array_equal(found.labels[member], wanted.labels)
       assert found.count == wanted.count
   for feed in (both, *singles):
@@ -316,7 +316,8 @@ def config(method='lit', data_seed=-1, **lists) -> ConfigDict:
 
 
 def members(settings):
-  (method,) = recipes.compression(settings).methods
+  (student,) = recipes.compression(settings).students
+  method = student.method
   return method.population
 
 

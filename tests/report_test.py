@@ -295,3 +295,64 @@ def test_malformed_row(results, field, value, message):
 def test_missing_results(tmp_path):
   with pytest.raises(UserError, match='cannot read'):
     report.write_html(tmp_path)
+
+
+# Classes of different size, and systems from outside.
+
+
+@pytest.fixture
+def uneven(results):
+  """300 and 100 test examples, and a baseline that is no network."""
+  teacher, student = results['rows']
+  teacher |= {'balanced_accuracy': 0.91, 'confusion': [[290, 10], [20, 80]]}
+  student |= {'balanced_accuracy': 0.9, 'confusion': [[280, 20], [0, 100]]}
+  results['classes'] = ['other <b>', 'great']
+  baseline = {
+    'method': 'tf-idf', 'model': 'regression', 'depth': None, 'macs': None,
+    'parameters': 1234, 'accuracy': 0.5, 'balanced_accuracy': 0.625,
+    'epochs': None, 'train_seconds': 3.0, 'latency_ms': {}, 'baseline': True,
+  }  # fmt: skip
+  results['rows'].append(baseline)
+  return results
+
+
+def test_balanced_accuracy_has_a_column_where_classes_differ(uneven):
+  heading, _, teacher, student, baseline = report.markdown(uneven).splitlines()
+  assert '| Acc. % | Balanced % | vs teacher |' in heading
+  assert '| 94.21 | 91.00 | - |' in teacher
+  assert '| 93.15 | 90.00 | -1.06 |' in student
+  cells = [cell.strip() for cell in baseline.split('|')[1:-1]]
+  assert cells == [
+    'tf-idf', 'regression', '-', '1.23 k', '-', '50.00', '62.50', '-44.21',
+    '-', '3 s', '-', '-', '-', '-',
+  ]  # fmt: skip
+  console = rich.console.Console(width=80, color_system=None)
+  with console.capture() as capture:
+    console.print(report.table(uneven))
+  lines = capture.get().splitlines()
+  assert max(map(len, lines)) <= 80
+  assert any('balanced' in line for line in lines)
+  assert any('62.50' in line for line in lines)
+
+
+def test_balanced_accuracy_has_no_column_where_it_tells_nothing(results):
+  for row in results['rows']:
+    row['balanced_accuracy'] = row['accuracy']
+  assert 'Balanced' not in report.markdown(results)
+
+
+def test_page_has_the_confusion_matrices(uneven, tmp_path):
+  (tmp_path / 'results.json').write_text(json.dumps(uneven))
+  page = report.write_html(tmp_path).read_text()
+  section = page[page.index('<h2>Confusion') :]
+  assert section.count('other &lt;b&gt;</th>') == 4
+  for count in (290, 10, 20, 80, 280, 100):
+    assert f'<td>{count}</td>' in section
+  assert 'tf-idf' not in section
+
+
+@pytest.mark.parametrize('field', ['parameters', 'accuracy', 'train_seconds'])
+def test_what_a_baseline_must_have(uneven, field):
+  uneven['rows'][2][field] = None
+  with pytest.raises(UserError, match=rf'rows\[2\]: {field} must be'):
+    report.markdown(uneven)

@@ -39,7 +39,7 @@ def run(tiny, program, start, superbatch, objective=LIT):
 def only(superbatch, i):
   """The superbatch with its i-th batch in the first place, and count 1."""
   return superbatch._replace(
-    images=np.roll(superbatch.images, -i, 0),
+    inputs=np.roll(superbatch.inputs, -i, 0),
     labels=np.roll(superbatch.labels, -i, 0),
     count=np.int32(1),
   )
@@ -75,7 +75,7 @@ def superbatch(tiny):
 def inputs(tiny, superbatch, i):
   """The i-th batch as the networks see it, and its labels."""
   images = tiny.preprocess.augment(
-    superbatch.images[i], jax.random.fold_in(KEY, i)
+    superbatch.inputs[i], jax.random.fold_in(KEY, i)
   )
   return tiny.preprocess.normalize(images), superbatch.labels[i]
 
@@ -180,7 +180,7 @@ def test_augmentation_and_rate_go_on_from_the_state_step(tiny, lit, superbatch):
   later = begin(tiny).replace(step=jnp.int32(5))
   _, metrics = run(tiny, lit, later, only(superbatch, 0))
   images = tiny.preprocess.augment(
-    superbatch.images[0], jax.random.fold_in(KEY, 5)
+    superbatch.inputs[0], jax.random.fold_in(KEY, 5)
   )
   x = tiny.preprocess.normalize(images)
   (p, _), _ = forward(tiny.student, tiny.student_variables, x, True)
@@ -256,7 +256,7 @@ def test_plain_jit_and_two_devices_agree(tiny, lit, superbatch):
   )
   assert jax.local_device_count() == 2
   cut = parallel.shard_superbatch(superbatch)
-  assert cut.images.shape == (2, C, BATCH // 2, 8, 8, 3)
+  assert cut.inputs.shape == (2, C, BATCH // 2, 8, 8, 3)
   over_devices = run(tiny, mapped, begin(tiny), cut)
   # float32 sums in another order, over three steps.
   for found in (run(tiny, plain, begin(tiny), superbatch), over_devices):
@@ -364,7 +364,7 @@ def test_no_gradient_reaches_the_teacher(tiny, superbatch):
   program = steps.train_program(make_plan(tiny))
   # A number known beforehand: only such a loop can be differentiated.
   one = superbatch._replace(
-    images=superbatch.images[:1], labels=superbatch.labels[:1], count=1
+    inputs=superbatch.inputs[:1], labels=superbatch.labels[:1], count=1
   )
 
   @jax.jit
@@ -401,7 +401,7 @@ def test_the_teacher_in_pieces(tiny, superbatch, piece, monkeypatch):
     def run(variables, images):
       return steps._teacher_targets(plan, variables, images)
 
-    return jax.jit(run)(tiny.teacher_variables, superbatch.images)
+    return jax.jit(run)(tiny.teacher_variables, superbatch.inputs)
 
   whole = targets()
   chex.assert_tree_shape_prefix(whole, (C, BATCH))
@@ -526,11 +526,10 @@ def test_evaluation_counts_every_example_once(tiny):
   )
   odds = np.exp(np.asarray(logits, np.float64))
   losses = -np.log(odds[np.arange(6), y] / odds.sum(1))
-  wanted = {
-    'loss': losses.sum(),
-    'correct': (odds.argmax(1) == y).sum(),
-    'examples': 6,
-  }
+  confusion = np.zeros((5, 5))
+  for label, taken in zip(y, odds.argmax(1), strict=True):
+    confusion[label, taken] += 1
+  wanted = {'loss': losses.sum(), 'confusion': confusion, 'examples': 6}
   assert set(found) == set(wanted)
   for name, value in wanted.items():
     np.testing.assert_allclose(found[name], value, rtol=1e-5)
@@ -553,7 +552,7 @@ def test_evaluation_over_two_devices(tiny):
   )
 
 
-def test_correct_by_hand(tiny):
+def test_confusion_by_hand(tiny):
   # The head's bias makes class 3 the answer to everything.
   params = tiny.student_variables['params']
   bias = params['head']['dense']['bias'].at[3].set(1e6)
@@ -565,7 +564,10 @@ def test_correct_by_hand(tiny):
     variables, images[0], np.array([3, 3, 0, 3]), np.array([1.0, 1, 1, 0])
   )
   # Right, right, wrong, and right but not valid.
-  assert (found['correct'], found['examples']) == (2, 3)
+  wanted = np.zeros((5, 5))
+  wanted[3, 3], wanted[0, 3] = 2, 1
+  np.testing.assert_array_equal(found['confusion'], wanted)
+  assert found['examples'] == 3
 
 
 def test_ir_error(tiny):

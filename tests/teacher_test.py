@@ -1,19 +1,18 @@
 """The teacher that comes with the package."""
 
 from lit_jax import evaluation, models, networks, parallel
-from lit_jax.data import sources
-from lit_jax.data.augment import Preprocess
+from lit_jax.data import image_sources
 
 
 def test_embedded_teacher_knows_images_it_was_not_trained_on():
-  data = sources.load('fashion_mnist_mini')
+  data = image_sources.load('fashion_mnist_mini')
   spec, variables, facts = networks.load(networks.embedded(data.name))
   evaluate = evaluation.evaluator(
     models.build(spec, axis_name=parallel.AXIS),
-    Preprocess(data.mean, data.std),
+    data.preprocess,
     data.splits['test'],
   )
   # 93.5 % of all 10,000 test images; these 1,000 are a sample of them, whose
   # accuracy has a standard error of 0.8 points.
   assert facts['row']['accuracy'] == 0.935
-  assert 0.91 < evaluate(variables)['accuracy'] < 0.96
+  assert 0.91 < evaluate(variables).accuracy < 0.96

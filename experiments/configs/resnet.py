@@ -63,6 +63,9 @@ def get_config() -> ConfigDict:
   # Keys of `methods`, separated by commas; '' trains the teacher alone.
   config.method = 'lit'
   config.seed = 0
+  # Depths of students between teacher and student, such as '44,32': each then
+  # teaches the next, and the first is taught by the teacher.
+  config.sequence = ''
   config.data_seed = -1  # of data order and augmentation; -1 is the seed
   # Several students in one program, such as seed '0,1,2' or beta '0.25,0.5':
   # every combination of what is given here, by every method.

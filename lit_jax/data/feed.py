@@ -5,25 +5,26 @@ known from the seed and the step's number alone. An epoch's last part batch is
 dropped; the next epoch's fresh shuffle gives those examples another place.
 """
 
+import functools
 from collections.abc import Sequence
 from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
 
-from lit_jax.data.sources import Split
+from lit_jax.data.dataset import Split
 
 
 class Superbatch(NamedTuple):
   """The batches of up to C consecutive steps.
 
   Attributes:
-    images: uint8 [C, batch, h, w, c].
+    inputs: uint8 [C, batch, …].
     labels: int32 [C, batch].
     count: int32 scalar, how many of the C batches are to be used.
   """
 
-  images: np.ndarray
+  inputs: np.ndarray
   labels: np.ndarray
   count: np.ndarray
 
@@ -39,6 +40,8 @@ class Feed:
     self._batch_size = batch_size
     self._steps_per_call = steps_per_call
     self._seed = seed
+    # An epoch asks for its order at every call; of millions it takes long.
+    self._order = functools.lru_cache(maxsize=2)(self._shuffled)
     self._pool = futures.ThreadPoolExecutor(max_workers=1)
     self._ahead: tuple[int, futures.Future[Superbatch]] | None = None
 
@@ -69,14 +72,14 @@ class Feed:
     wanted = self._steps_per_call * self._batch_size
     rows = np.resize(rows, wanted)
     lead = (self._steps_per_call, self._batch_size)
-    images, labels = self._split.images[rows], self._split.labels[rows]
+    inputs, labels = self._split.inputs[rows], self._split.labels[rows]
     return Superbatch(
-      images.reshape(lead + images.shape[1:]),
+      inputs.reshape(lead + inputs.shape[1:]),
       labels.reshape(lead),
       np.asarray(count, np.int32),
     )
 
-  def _order(self, epoch):
+  def _shuffled(self, epoch):
     shuffle = np.random.default_rng([self._seed, epoch])
     return shuffle.permutation(len(self._split.labels))
 
@@ -94,8 +97,8 @@ class Feeds:
   def superbatch(self, step: int) -> Superbatch:
     """The feeds' batches from `step` on; they all have the same `count`."""
     parts = [feed.superbatch(step) for feed in self._feeds]
-    images, labels, _ = zip(*parts, strict=True)
-    return Superbatch(np.stack(images), np.stack(labels), parts[0].count)
+    inputs, labels, _ = zip(*parts, strict=True)
+    return Superbatch(np.stack(inputs), np.stack(labels), parts[0].count)
 
   def close(self) -> None:
     for feed in self._feeds:

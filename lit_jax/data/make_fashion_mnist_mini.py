@@ -10,7 +10,8 @@ import zipfile
 
 import numpy as np
 
-from lit_jax.data import sources
+from lit_jax.data import image_sources
+from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError
 
 SEED = 0
@@ -44,7 +45,7 @@ def pick(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
   return np.sort(np.concatenate(rows))
 
 
-def cut(dataset: sources.Dataset) -> dict[str, np.ndarray]:
+def cut(dataset: Dataset) -> dict[str, np.ndarray]:
   """Cuts the full data set down.
 
   Args:
@@ -91,7 +92,7 @@ def main() -> int:
   parser.add_argument('--out', default=PATH, help='the file to write')
   args = parser.parse_args()
   try:
-    arrays = cut(sources.load('fashion_mnist', args.data_dir))
+    arrays = cut(image_sources.load('fashion_mnist', args.data_dir))
     write(args.out, arrays)
   except (UserError, OSError) as e:
     print(e, file=sys.stderr)

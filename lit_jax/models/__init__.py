@@ -8,9 +8,13 @@ import jax.numpy as jnp
 
 from lit_jax.blocks import BlockNet
 from lit_jax.errors import UserError
-from lit_jax.models import resnet
+from lit_jax.models import resnet, vdcnn
 
-FAMILIES = {'resnet': resnet.resnet, 'resnext': resnet.resnext}
+FAMILIES = {
+  'resnet': resnet.resnet,
+  'resnext': resnet.resnext,
+  'vdcnn': vdcnn.vdcnn,
+}
 
 
 def build(

@@ -9,14 +9,13 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from lit_jax.blocks import BlockNet
 from lit_jax.errors import UserError
-from lit_jax.layers import BatchNorm, Conv, on_cpu
+from lit_jax.layers import BatchNorm, Conv
+from lit_jax.models.block import Block
 
 SHORTCUTS = ('pad', 'conv')
 UNITS = ('bottleneck', 'basic')
@@ -81,35 +80,6 @@ class Unit(nn.Module):
     strides = (self.stride, self.stride)
     x = self.conv(features, (1, 1), strides, name='shortcut_conv')(x)
     return self.norm(name='shortcut_norm')(x, train)
-
-
-class Block(nn.Module):
-  """Units one after another; the first one has the stride."""
-
-  count: int
-  stride: int
-  unit: Any
-
-  @nn.compact
-  def __call__(self, x, train=False):
-    x = self.unit(stride=self.stride, name='units_0')(x, train)
-    if on_cpu() and not (train or self.is_initializing()) and self.count > 2:
-      return self._loop(x)
-    for i in range(1, self.count):
-      x = self.unit(stride=1, name=f'units_{i}')(x, train)
-    return x
-
-  def _loop(self, x):
-    """The equal units, all but the first, as one loop: its memory is reused."""
-    unit = self.unit(stride=1, parent=None)
-    names = [f'units_{i}' for i in range(1, self.count)]
-    stacked = {
-      collection: jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), *(tree[name] for name in names)
-      )
-      for collection, tree in self.variables.items()
-    }
-    return lax.scan(lambda h, v: (unit.apply(v, h), None), x, stacked)[0]
 
 
 class Head(nn.Module):

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lit_jax.data.augment import Preprocess
+from lit_jax.data.preprocess import ImagePreprocess
 
 SIZE, PAD, COUNT = 8, 4, 200
 KEY = jax.random.key(5)
 
 
 def preprocess(crop, flip):
-  return Preprocess((0.5,) * 3, (0.25,) * 3, crop, flip)
+  return ImagePreprocess((0.5,) * 3, (0.25,) * 3, crop, flip)
 
 
 @pytest.fixture(scope='module')
@@ -107,7 +107,7 @@ def test_parts_of_a_batch_equal_the_whole(images, augmented, parts):
 
 
 def test_normalize_by_hand():
-  p = Preprocess((0.5, 0.0, 0.2), (0.25, 0.5, 0.1))
+  p = ImagePreprocess((0.5, 0.0, 0.2), (0.25, 0.5, 0.1))
   pixels = np.array([[0, 0, 0], [255, 255, 51]], np.uint8).reshape(1, 2, 1, 3)
   # (0 - 0.5) / 0.25 = -2, 0, (0 - 0.2) / 0.1 = -2; (1 - 0.5) / 0.25 = 2,
   # 1 / 0.5 = 2, and 51 is 0.2 of 255: 0.
@@ -118,7 +118,7 @@ def test_normalize_by_hand():
 
 
 def test_normalize_of_one_channel():
-  p = Preprocess((0.2,), (0.5,))
+  p = ImagePreprocess((0.2,), (0.5,))
   found = p.normalize(jnp.full((2, 4, 4, 1), 102, jnp.uint8))
   # 102 is 0.4 of 255: (0.4 - 0.2) / 0.5.
   chex.assert_trees_all_close(found, jnp.full((2, 4, 4, 1), 0.4), rtol=1e-5)

@@ -1,6 +1,5 @@
-"""Reads the data sets into memory, checked, as uint8 images and labels."""
+"""Reads image data sets into memory, checked, as uint8 images and labels."""
 
-import dataclasses
 import difflib
 import glob
 import gzip
@@ -21,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 
 _CIFAR_URL = 'https://www.cs.toronto.edu/~kriz/'
@@ -41,46 +42,13 @@ _IDX_IMAGES = 0x803  # unsigned bytes, three dimensions
 _IDX_LABELS = 0x801  # unsigned bytes, one dimension
 
 
-class Split(NamedTuple):
-  """One part of a data set.
-
-  Attributes:
-    images: uint8 [N, H, W, C], 0 to 255.
-    labels: int32 [N], 0 to classes - 1.
-  """
-
-  images: np.ndarray
-  labels: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """A data set in memory, with what training needs to know of it.
-
-  Attributes:
-    name: one of NAMES.
-    splits: 'train' and 'test', and 'validation' after hold_out.
-    classes: how many classes the labels tell apart.
-    mean: mean of each channel over the train split, pixels counted 0 to 1.
-    std: standard deviation of each channel, in the same units.
-    flip: whether a mirrored image is still a valid example.
-  """
-
-  name: str
-  splits: dict[str, Split]
-  classes: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  flip: bool
-
-
 class _Facts(NamedTuple):
   """What is known of a data set before any file is read."""
 
   classes: int
-  mean: tuple[float, ...]
+  mean: tuple[float, ...]  # of each channel over the train split, 0 to 1
   std: tuple[float, ...]
-  flip: bool
+  flip: bool  # whether a mirrored image is still a valid example
 
 
 class _Cifar(NamedTuple):
@@ -165,54 +133,9 @@ def load(name: str, data_dir: str = '') -> Dataset:
     splits = _fashion(folder)
   else:
     splits = _mini()
-  return Dataset(name, splits, *_FACTS[name])
-
-
-def hold_out(dataset: Dataset, size: int = 5000, seed: int = 0) -> Dataset:
-  """Moves some train examples to a new 'validation' split.
-
-  The same seed picks the same examples everywhere, and both parts keep the
-  order that the examples had.
-
-  Args:
-    dataset: a data set without a 'validation' split.
-    size: how many train examples to move.
-    seed: which ones, 0 to 2**32 - 1.
-
-  Returns:
-    The data set with 'train' [N - size], 'validation' [size] and all its other
-    splits unchanged; the arrays of the two are copies.
-
-  Raises:
-    UserError: size is below 1 or leaves no train example, or the seed is out
-      of range.
-    ValueError: there is a 'validation' split already.
-  """
-  if 'validation' in dataset.splits:
-    raise ValueError(f'{dataset.name} has a validation split already')
-  train = dataset.splits['train']
-  count = len(train.labels)
-  if not 1 <= size < count:
-    raise UserError(
-      f'validation size {size} for {dataset.name}: the train split has '
-      f'{count} examples; choose 1 to {count - 1}'
-    )
-  if not 0 <= seed < 2**32:
-    raise UserError(
-      f'validation seed {seed} for {dataset.name}: choose 0 to {2**32 - 1}'
-    )
-  # RandomState because numpy promises its stream never changes; a Generator's
-  # may, and a new numpy would then leak validation examples into training.
-  order = np.random.RandomState(seed).permutation(count)
-  parts = {
-    'train': _take(train, np.sort(order[size:])),
-    'validation': _take(train, np.sort(order[:size])),
-  }
-  return dataclasses.replace(dataset, splits={**dataset.splits, **parts})
-
-
-def _take(split: Split, rows: np.ndarray) -> Split:
-  return Split(split.images[rows], split.labels[rows])
+  facts = _FACTS[name]
+  preprocess = ImagePreprocess(facts.mean, facts.std, flip=facts.flip)
+  return Dataset(name, splits, facts.classes, preprocess)
 
 
 def _unknown_name(name: str) -> str:

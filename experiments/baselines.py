@@ -1,0 +1,60 @@
+"""Systems from outside, as rows to compare a run's networks with."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lit_jax.data.dataset import Dataset
+from lit_jax.data.text import decode
+from lit_jax.errors import UserError
+from lit_jax.evaluation import of_confusion
+
+
+def tfidf(dataset: Dataset) -> Mapping[str, Any]:
+  """TF-IDF of words and pairs of words, and logistic regression.
+
+  scikit-learn's, with sublinear counts and C = 10 and otherwise its own
+  settings. It reads the same characters of the same splits as the networks.
+
+  Args:
+    dataset: of texts.
+
+  Returns:
+    A row of results.json, whose parameters are the regression's coefficients.
+  """
+  # Here, since only this row needs the package, which takes a second to load.
+  from sklearn.feature_extraction.text import TfidfVectorizer
+  from sklearn.linear_model import LogisticRegression
+  from sklearn.pipeline import make_pipeline
+
+  train, test = dataset.splits['train'], dataset.splits['test']
+  if len(np.unique(train.labels)) < 2:
+    raise UserError('baseline tfidf needs texts of two classes or more')
+  start = time.monotonic()
+  words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+  regression = LogisticRegression(C=10.0, max_iter=1000)
+  model = make_pipeline(words, regression)
+  model.fit(decode(train.inputs[:]), train.labels)
+  seconds = time.monotonic() - start
+  found = model.predict(decode(test.inputs[:]))
+  confusion = np.zeros((dataset.classes, dataset.classes), np.int64)
+  np.add.at(confusion, (test.labels, found), 1)
+  result = of_confusion(float('nan'), confusion)
+  return {
+    'method': 'tf-idf',
+    'model': 'logistic regression',
+    'depth': None,
+    'parameters': np.size(regression.coef_) + np.size(regression.intercept_),
+    'macs': None,
+    'accuracy': result.accuracy,
+    'balanced_accuracy': result.balanced_accuracy,
+    'confusion': confusion.tolist(),
+    'epochs': None,
+    'train_seconds': round(seconds, 3),
+    'latency_ms': {},
+  }
+
+
+BASELINES = {'tfidf': tfidf}

@@ -1,0 +1,246 @@
+"""Whole runs of text classifiers by the command line, on reviews made here."""
+
+import csv
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import recipes
+from experiments.configs import resnet
+from lit_jax import loop, networks, phases
+
+pytestmark = [
+  pytest.mark.usefixtures('compiled_once'),
+  # How ml_collections loads a configuration file.
+  pytest.mark.filterwarnings(
+    r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
+  ),
+]
+
+CONFIG = pathlib.Path(__file__).parents[1] / 'experiments/configs/vdcnn.py'
+# Of each network of this run; the step is the same at any size.
+NETWORK = {'widths': '(4,4,6,8)', 'k': 2, 'hidden': 8}
+SETTINGS = {
+  'dataset': 'own',
+  'data.length': 24,
+  'batch_size': 4,
+  'steps_per_call': 2,
+  'noise': 0.2,
+  'seed': 3,
+  'teacher.units': '(2,1,1,1)',
+  'train_teacher.epochs': 1,
+  'lit.epochs': 2,
+  'finetune.epochs': 1,
+  'method': 'lit',
+  **{f'teacher.{key}': value for key, value in NETWORK.items()},
+  **{f'student.{key}': value for key, value in NETWORK.items()},
+}
+TRAIN, TEST, PER_EPOCH = 22, 9, 5
+SIGNAL = 15
+
+
+def _write(path, count, seed):
+  """Reviews of two classes that words tell apart, one class twice as often."""
+  rng = np.random.default_rng(seed)
+  with path.open('w', newline='') as f:
+    writer = csv.writer(f)
+    writer.writerow(['stars', 'review'])
+    for i in range(count):
+      good = i % 3 > 0
+      word = 'fine' if good else 'bad'
+      more = ''.join(rng.choice(list('abc é'), rng.integers(1, 30)))
+      writer.writerow(['up' if good else 'down', f'{word} {more}'])
+
+
+@pytest.fixture(scope='module')
+def reviews(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('reviews')
+  _write(folder / 'train.csv', TRAIN, 0)
+  _write(folder / 'test.csv', TEST, 1)
+  return folder
+
+
+@pytest.fixture
+def amazon(main, reviews, tmp_path):
+  """The command line on these reviews, with settings changed."""
+
+  def run(changes=None, workdir=tmp_path / 'run'):
+    keys = {
+      'data.path': reviews,
+      'data.text': 'review',
+      'data.label': 'stars',
+      'data.cache': tmp_path / 'texts',
+      **SETTINGS,
+      **(changes or {}),
+    }
+    return main(
+      f'--config={CONFIG}',
+      f'--workdir={workdir}',
+      *(f'--config.{key}={value}' for key, value in keys.items()),
+    )
+
+  return run
+
+
+def _results(workdir):
+  return json.loads((workdir / 'results.json').read_text())
+
+
+def _network(workdir, name):
+  return jax.device_get(networks.load(workdir / name / 'student')[1])
+
+
+def _assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def _stop_at(patch, call):
+  """The `call`-th call of a feed after this sets the stop of its run."""
+  calls = []
+  train = loop.run
+
+  def run(phase, workdir, variables, stop):
+    superbatch = phase.feed.superbatch
+
+    def asked(step):
+      calls.append(step)
+      if len(calls) == call:
+        stop.number = SIGNAL
+      return superbatch(step)
+
+    phase.feed.superbatch = asked
+    return train(phase, workdir, variables, stop)
+
+  patch.setattr(loop, 'run', run)
+
+
+def test_a_run_that_was_stopped_is_the_run_that_was_not(amazon, tmp_path):
+  code, out, err = amazon({'baseline': 'tfidf'})
+  assert code == 0, err
+  whole = tmp_path / 'run'
+  teacher, student, outside = _results(whole)['rows']
+  assert _results(whole)['classes'] == ['down', 'up']
+  assert (teacher['method'], student['method']) == ('teacher', 'lit')
+  for row in (teacher, student, outside):
+    confusion = np.array(row['confusion'])
+    np.testing.assert_array_equal(confusion.sum(1), [3, 6])
+    right = np.diag(confusion)
+    assert row['accuracy'] == pytest.approx(right.sum() / TEST)
+    assert row['balanced_accuracy'] == pytest.approx(
+      (right / confusion.sum(1)).mean()
+    )
+  # A word tells each class.
+  assert (outside['method'], outside['accuracy']) == ('tf-idf', 1.0)
+  assert 'tf-idf' in out and 'balanced' in out
+
+  cut = tmp_path / 'cut'
+  # Calls of 2, 2 and 1 steps an epoch: within the teacher's, and LIT's second.
+  for call in (2, 4):
+    with pytest.MonkeyPatch.context() as patch:
+      _stop_at(patch, call)
+      code, _, err = amazon({'baseline': 'tfidf'}, cut)
+    assert code == 128 + SIGNAL and 'same command again' in err
+  assert amazon({'baseline': 'tfidf'}, cut)[0] == 0
+  for name in ('teacher', 'lit'):
+    _assert_same(_network(cut, name), _network(whole, name))
+  # Finished: the same table again, without a look at the data.
+  again = amazon({'baseline': 'tfidf', 'data.cache': tmp_path / 'none'})
+  assert again[0] == 0 and out.endswith(again[1])
+  assert not (tmp_path / 'none').exists()
+
+
+def test_in_a_sequence_each_student_teaches_the_next(
+  amazon, tmp_path, monkeypatch
+):
+  taught = {}
+  run_method = phases.run_method
+
+  def spy(context, method, net, teacher, variables):
+    taught[method.name] = jax.device_get(variables)
+    return run_method(context, method, net, teacher, variables)
+
+  monkeypatch.setattr(phases, 'run_method', spy)
+  code, out, err = amazon(
+    {
+      'teacher.units': '()', 'teacher.depth': 17, 'sequence': '17',
+      'methods.lit': 'lit', 'lit.epochs': 1,
+    }
+  )  # fmt: skip
+  assert code == 0, err
+  rows = {row['method']: row for row in _results(tmp_path / 'run')['rows']}
+  names = ['teacher', 'lit-17', 'lit-9']
+  assert list(rows) == names
+  assert [row['depth'] for row in rows.values()] == [20, 20, 12]
+  assert [rows[n]['teacher'] for n in names[1:]] == ['teacher', 'lit-17']
+  _assert_same(taught['lit-17'], _network(tmp_path / 'run', 'teacher'))
+  _assert_same(taught['lit-9'], _network(tmp_path / 'run', 'lit-17'))
+  assert all(name in out for name in names)
+
+
+def test_sequences_of_every_method_and_family():
+  config = resnet.get_config()
+  config.update({'method': 'scratch,kd,lit', 'sequence': '44,32'})
+  config.dataset = 'fashion_mnist_mini'
+  job = recipes.compression(config)
+  found = [(s.method.name, s.network['depth'], s.teacher) for s in job.students]
+  assert found == [
+    # From labels alone: each for itself.
+    ('scratch-44', 44, 'teacher'),
+    ('scratch-32', 32, 'teacher'),
+    ('scratch-20', 20, 'teacher'),
+    ('kd-44', 44, 'teacher'),
+    ('kd-32', 32, 'kd-44'),
+    ('kd-20', 20, 'kd-32'),
+    ('lit-44', 44, 'teacher'),
+    ('lit-32', 32, 'lit-44'),
+    ('lit-20', 20, 'lit-32'),
+  ]
+  config.student.units = (18, 3, 3)
+  names = [s.method.name for s in recipes.compression(config).students]
+  assert names[-1] == 'lit-18_3_3'
+
+
+BAD = [
+  ({'sequence': 'x'}, ["sequence is 'x'", 'write numbers']),
+  ({'sequence': '10'}, ['depth 10', '9, 17, 29, 49']),
+  ({'sequence': '17', 'population.beta': '0.1,0.2'}, ['population cannot']),
+  ({'baseline': 'svm'}, ["baseline 'svm'", 'tfidf']),
+  ({'noise': 1.0}, ['noise is 1.0', '0 to 1']),
+  ({'dataset': 'amazon_ful', 'data.path': ''}, ["'amazon_ful'", 'amazon_full']),
+  ({'data.label': 'score'}, ['train.csv', "'score'", "'stars', 'review'"]),
+  ({'data.length': 0}, ['length 0']),
+  ({'data.on_bad': 'ignore'}, ["'ignore'", "'skip'"]),
+  ({'data.length': 8}, ['8 characters', '2 largest']),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('changes, words', BAD)
+def test_bad_settings(changes, words, amazon, tmp_path):
+  code, out, err = amazon(changes)
+  assert code == 2 and out == ''
+  (line,) = [e for e in err.splitlines() if not e.startswith('reading ')]
+  assert line.startswith('error: ')
+  for word in words:
+    assert word in line, line
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_row_that_cannot_be_used_leaves_nothing_behind(
+  amazon, reviews, tmp_path
+):
+  broken = tmp_path / 'broken'
+  broken.mkdir()
+  for path in reviews.iterdir():
+    (broken / path.name).write_bytes(path.read_bytes())
+  with (broken / 'test.csv').open('a') as f:
+    f.write('up,one,column too many\n')
+  code, _, err = amazon({'data.path': broken})
+  assert code == 2
+  assert f'test.csv: row {TEST + 1} has 3 columns, not 2' in err
+  assert not list((tmp_path / 'texts').iterdir())
+  assert not (tmp_path / 'run').exists()
