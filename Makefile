@@ -1,10 +1,11 @@
-# make demo    installs and compresses a network, in a few minutes
-# make test    installs and runs the tests
-# make lint    formatting, lint and types
+# make demo       installs and compresses an image classifier, in a few minutes
+# make demo-text  the same for a text classifier
+# make test       installs and runs the tests
+# make lint       formatting, lint and types
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo demo-text test lint format clean
 
 .venv/installed: setup.cfg pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
@@ -18,6 +19,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m experiments.cifar --config=experiments/configs/demo.py \
 	  --workdir=runs/demo
+
+demo-text: .venv/installed
+	$(BIN)/python -m experiments.amazon \
+	  --config=experiments/configs/demo_text.py --workdir=runs/demo-text
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The one error a user is meant to read, and other errors in its words."""
 
 
 class UserError(Exception):
@@ -6,3 +6,9 @@ class UserError(Exception):
 
   Command lines print it without a traceback and exit with code 2.
   """
+
+
+def reason(error: BaseException) -> str:
+  """An error's own words, cut to one line."""
+  words = getattr(error, 'strerror', None) or str(error)
+  return next(iter(str(words).strip().splitlines()), type(error).__name__)

@@ -337,8 +337,8 @@ def _evaluate(phase, current, step, clock, records, bar):
     bar.line(
       f'{name} epoch {epoch}/{phase.epochs}  {phase.held_out} loss '
       f'{values.loss:.4f} accuracy {100 * values.accuracy:.2f} %  '
-      f'{clock.seconds:.0f} s, {100 * clock.data_share:.1f} % waiting for data'
-      f'{left_out}'
+      f'{clock.seconds:.0f} s, {100 * clock.data_share:.1f} % of it waiting '
+      f'for data{left_out}'
     )
     accuracies.append(values.accuracy)
   return sum(accuracies) / len(accuracies)
@@ -384,4 +384,4 @@ class _ProgressBar:
     self._bar.update(self._task, completed=step, note=rate + parts)
 
   def line(self, text):
-    self._bar.console.print(text, highlight=False)
+    self._bar.console.print(text, highlight=False, soft_wrap=True)

