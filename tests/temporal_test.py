@@ -87,7 +87,10 @@ def test_max_pools_gradient_goes_to_the_first_of_equals():
   np.testing.assert_array_equal(gradient.ravel(), wanted)
 
 
-def test_k_max_keeps_the_order_and_takes_the_first_of_equals():
+@pytest.mark.parametrize('few', [0, 16])
+def test_k_max_keeps_the_order_and_takes_the_first_of_equals(few, monkeypatch):
+  # One largest value after another, or all at once.
+  monkeypatch.setattr(temporal, '_FEW', few)
   channels = [[3.0, 1, 2, 3, 0], [0, 4, 0, 0, 9]]
   x = jnp.asarray(channels).T.reshape(1, 1, 5, 2)
   found = temporal.k_max(x, 3)
