@@ -102,14 +102,15 @@ def _run(build, argv: Sequence[str], stop: StopRequest) -> None:
     )
   if not flags.FLAGS['config'].present:
     raise UserError(
-      'no configuration; give --config=experiments/configs/resnet.py'
+      'no configuration; give --config=FILE, such as '
+      'experiments/configs/resnet.py for images or vdcnn.py for texts'
     )
   if not _WORKDIR.value:
     raise UserError('no workdir; give --workdir=DIR, a folder for the results')
   try:
     # A file that is missing is found at the first look into it.
     config = _CONFIG.value
-    names = recipes.student_names(config)
+    names = recipes.row_names(config)
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None
   workdir = pathlib.Path(_WORKDIR.value).expanduser()

@@ -378,7 +378,10 @@ class Inference:
 
 
 def step_macs(settings: Job) -> int:
-  """Multiply-accumulates of one example in a LIT step, at the least.
+  """Multiply-accumulates of one example in a LIT step.
+
+  Of plain convolutions: Winograd's do with half of them, so that a share of
+  these may be above what the hardware was asked for.
 
   The teacher runs forward once. Of the student, what learns runs forward and
   has two gradients (3 times its forward pass), and the blocks after the first
@@ -404,9 +407,10 @@ def step_macs(settings: Job) -> int:
 def step_elements(settings: Job) -> float:
   """Elements of one example that a LIT step reads or writes in memory.
 
-  Each element of a convolution's output counts EVALUATION_PASSES in the
-  teacher and in the student's frozen parts, TRAINING_PASSES elsewhere, and
-  that twice in the blocks after the first. Weights are left out.
+  An estimate, made for ResNets. Each element of a convolution's output counts
+  EVALUATION_PASSES in the teacher and in the student's frozen parts,
+  TRAINING_PASSES elsewhere, and that twice in the blocks after the first.
+  Weights are left out.
   """
   teacher = conv_outputs(models.build(settings['teacher']))
   student = conv_outputs(models.build(settings['student']))

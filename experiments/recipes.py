@@ -17,10 +17,11 @@ from lit_jax.data import image_sources
 from lit_jax.data.dataset import hold_out
 from lit_jax.errors import UserError
 
-# Keys that a configuration for texts does without.
-_OF_IMAGES = {'crop'}
-# Another place of the data, or another method beside, changes no result.
-_NOT_IN_CONFIG = ('data_dir', 'method', 'data.cache')
+# Keys of images alone, and what a configuration for texts has instead.
+_OF_IMAGES, _OF_TEXTS = {'crop'}, {'noise', 'baseline'}
+# Another place of the data, or another method or baseline beside, changes no
+# result; what the data is, is compared when it is read.
+_NOT_IN_CONFIG = ('data_dir', 'method', 'baseline', 'data.path', 'data.cache')
 
 
 # A ConfigDict, whose attributes are its keys; types know nothing of them.
@@ -35,9 +36,6 @@ def compression(config: Config) -> compress.Run:
   """
   students = _students(config)
   teacher_phase = phase(config, 'train_teacher')
-  outside = tuple(
-    _baseline(name) for name in names(config.get('baseline', ''), 'baseline')
-  )
   dataset = _dataset(config)
   if config.validation:
     dataset = hold_out(dataset, config.validation)
@@ -65,7 +63,7 @@ def compression(config: Config) -> compress.Run:
       data_seed=_data_seed(config, config.seed),
     ),
     config=as_json(config),
-    baselines=outside,
+    baselines=_baselines(config),
   )
 
 
@@ -74,11 +72,30 @@ def _dataset(config):
   if 'data' in config:
     # Here, for its package takes long to load, which a run of images need not.
     from lit_jax.data import text_sources
+    from lit_jax.data.text_sources import TextOptions
 
-    options = text_sources.TextOptions(**config.data.to_dict())
+    known = {field.name for field in dataclasses.fields(TextOptions)}
+    if unknown := sorted(set(config.data) - known):
+      raise UserError(
+        f'unknown key data.{unknown[0]}; there are {", ".join(sorted(known))}'
+      )
+    options = TextOptions(**config.data.to_dict())
+    if config.dataset in image_sources.NAMES:
+      raise UserError(
+        f'{config.dataset!r} is a data set of images; take '
+        '--config=experiments/configs/resnet.py'
+      )
     dataset = text_sources.load(config.dataset, config.data_dir, options)
     changes = {'noise': _probability('noise', config.noise)}
   else:
+    if config.dataset not in image_sources.NAMES:
+      from lit_jax.data import text_sources
+
+      if config.dataset in text_sources.NAMES:
+        raise UserError(
+          f'{config.dataset!r} is a data set of texts; take '
+          '--config=experiments/configs/vdcnn.py'
+        )
     dataset = image_sources.load(config.dataset, config.data_dir)
     changes = {'crop': config.crop}
   preprocess: Any = dataset.preprocess
@@ -92,12 +109,17 @@ def _probability(key, value):
   return value
 
 
-def _baseline(name):
-  if name not in baselines.BASELINES:
-    raise UserError(
-      f'unknown baseline {name!r}; choose from {", ".join(baselines.BASELINES)}'
-    )
-  return baselines.BASELINES[name]
+def _baselines(config):
+  wanted = names(config.get('baseline', ''), 'baseline')
+  for name in wanted:
+    if name not in baselines.BASELINES:
+      raise UserError(
+        f'unknown baseline {name!r}; choose from '
+        f'{", ".join(baselines.BASELINES)}'
+      )
+  return tuple(
+    compress.Baseline(name, baselines.BASELINES[name]) for name in wanted
+  )
 
 
 def as_json(config: Config) -> dict[str, Any]:
@@ -110,21 +132,22 @@ def as_json(config: Config) -> dict[str, Any]:
   return values
 
 
-def student_names(config: Config) -> tuple[str, ...]:
-  """The students that the configuration asks for, in the results' order.
+def row_names(config: Config) -> tuple[str, ...]:
+  """The rows beside the teacher's that are asked for, in the results' order.
 
   Raises:
     UserError: a key that the configuration lacks, or a name that is unknown.
   """
-  missing = sorted(set(resnet.get_config()) - set(config) - _OF_IMAGES)
-  if missing:
+  wanted = set(resnet.get_config())
+  if 'data' in config:
+    wanted = (wanted - _OF_IMAGES) | _OF_TEXTS
+  if missing := sorted(wanted - set(config)):
     raise UserError(
       f'the configuration lacks the key {missing[0]!r}; derive it from '
       'experiments/configs/resnet.py or vdcnn.py'
     )
-  return tuple(
-    name for student in _students(config) for name in student.method.names
-  )
+  students = [n for s in _students(config) for n in s.method.names]
+  return (*students, *(baseline.name for baseline in _baselines(config)))
 
 
 def _students(config):
@@ -145,8 +168,24 @@ def _students(config):
     options.pop('units', None)
   if not between:
     return tuple(compress.Student(last, method) for method in methods)
+  _check_sequence(config, [options['depth'] for options in between])
   chains = [_chain(method, (*between, last)) for method in methods]
   return tuple(student for chain in chains for student in chain)
+
+
+def _check_sequence(config, between):
+  """Each must be shallower than the one before it."""
+  ends = [
+    [] if sheet.units else [sheet.depth]
+    for sheet in (config.teacher, config.student)
+  ]
+  depths = [*ends[0], *between, *ends[1]]
+  if any(a <= b for a, b in itertools.pairwise(depths)):
+    raise UserError(
+      f'sequence {config.sequence}: from the teacher to the student the depths '
+      f'are {", ".join(map(str, depths))}; each must be less than the one '
+      'before it'
+    )
 
 
 def _chain(method, specs):

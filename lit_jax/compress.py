@@ -1,9 +1,10 @@
 """A whole run: teacher, students by every method, and the report.
 
     workdir/
-      config.json               what the run was made with
+      config.json data.json     what the run was made with
       METHOD/PHASE/             Orbax checkpoints
       METHOD/student/           the trained network alone (networks.py)
+      BASELINE/row.json
       metrics.jsonl tensorboard/
       results.json report.html
 
@@ -19,6 +20,7 @@ import os
 import pathlib
 import shlex
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -36,8 +38,8 @@ from lit_jax import (
 )
 from lit_jax.blocks import BlockNet, check_pair
 from lit_jax.data.dataset import Dataset
-from lit_jax.errors import UserError
-from lit_jax.interrupt import StopRequest
+from lit_jax.errors import UserError, reason
+from lit_jax.interrupt import Interrupted, StopRequest
 from lit_jax.latency import latency_ms
 from lit_jax.loop import FirstCall
 from lit_jax.network_summary import summary
@@ -45,7 +47,8 @@ from lit_jax.phases import Context, Method, Training
 from lit_jax.precision import policy
 
 TEACHER, STUDENT = 'teacher', 'student'
-_CONFIG, _RESULTS = 'config.json', 'results.json'
+_CONFIG, _DATA, _RESULTS = 'config.json', 'data.json', 'results.json'
+_ROW = 'row.json'  # of a baseline, in its folder
 _LATENCY_BATCHES = (1, 128)
 _CONFUSION_CLASSES = 20
 _REPORTED = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -70,6 +73,20 @@ class Student:
 
 
 @dataclasses.dataclass(frozen=True)
+class Baseline:
+  """A system from outside.
+
+  Attributes:
+    name: of its row and its folder.
+    row: makes the row from the data set, but for its name; `report` has the
+      fields. Called when all else is done, and once.
+  """
+
+  name: str
+  row: Callable[[Dataset], Row]
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
   """What to do; see `run`.
 
@@ -83,8 +100,7 @@ class Run:
     training: shared settings.
     config: everything that defines the run, as JSON values; a workdir takes
       one configuration.
-    baselines: makers of further rows, of systems from outside, each from the
-      data set; `report` has the fields. They are called when all is trained.
+    baselines: systems from outside, each a row beside.
   """
 
   dataset: Dataset
@@ -94,7 +110,7 @@ class Run:
   students: tuple[Student, ...]
   training: Training
   config: Mapping[str, Any]
-  baselines: tuple[Callable[[Dataset], Row], ...] = ()
+  baselines: tuple[Baseline, ...] = ()
 
 
 def run(job: Run, workdir: pathlib.Path, stop: StopRequest) -> dict[str, Any]:
@@ -140,6 +156,7 @@ def train(
   workdir = workdir.expanduser()
   teacher = _check(job)
   with _claimed(workdir, job.config):
+    _compare_data(workdir, job.dataset)
     context = Context(workdir, job.dataset, job.training, stop, first_call)
     given = None
     if needs_teacher(job):
@@ -156,25 +173,55 @@ def train(
     if given is not None:
       # Last, for a given teacher's takes seconds that training need not await.
       rows.insert(0, _teacher_row(job, context, *given))
+    # Before a baseline, which is another's program, has a chance to fail.
+    results = _write_results(job, workdir, rows)
     for baseline in job.baselines:
-      rows.append({**baseline(job.dataset), 'baseline': True})
-    results = {
-      'dataset': job.dataset.name,
-      'classes': list(job.dataset.class_names),
-      'seed': job.training.seed,
-      'rows': rows,
-      'device': _device(),
-      'versions': {n: importlib.metadata.version(n) for n in _REPORTED},
-      'command': shlex.join(['python', *_command()]),
-    }
-    _write_json(workdir / _RESULTS, results)
-    report.write_html(workdir)
+      rows.append(_baseline_row(job, workdir, baseline, stop))
+      results = _write_results(job, workdir, rows)
   return results
 
 
+def _write_results(job, workdir, rows):
+  results = {
+    'dataset': job.dataset.name,
+    'classes': list(job.dataset.class_names),
+    'seed': job.training.seed,
+    'rows': list(rows),
+    'device': _device(),
+    'versions': {n: importlib.metadata.version(n) for n in _REPORTED},
+    'command': shlex.join(['python', *_command()]),
+  }
+  _write_json(workdir / _RESULTS, results)
+  report.write_html(workdir)
+  return results
+
+
+def _baseline_row(job, workdir, baseline, stop):
+  """The row of a baseline: made before, or made now and kept."""
+  path = workdir / baseline.name / _ROW
+  with contextlib.suppress(OSError, ValueError):
+    return json.loads(path.read_text())
+  if stop.number is not None:
+    raise Interrupted(
+      f'stopped before {baseline.name}; run the same command again to go on',
+      stop.number,
+    )
+  try:
+    row = {'method': baseline.name, **baseline.row(job.dataset)}
+  except Exception as error:
+    raise UserError(
+      f'baseline {baseline.name} failed ({reason(error)}); the other rows '
+      'stand, and the same command without it prints them'
+    ) from error
+  path.parent.mkdir(exist_ok=True)
+  _write_json(path, row)
+  return row
+
+
 def _names(job: Run) -> tuple[str, ...]:
-  """The names of all students."""
-  return tuple(name for s in job.students for name in s.method.names)
+  """The names of all rows but the teacher's."""
+  students = [name for s in job.students for name in s.method.names]
+  return (*students, *(baseline.name for baseline in job.baselines))
 
 
 def finished(
@@ -185,7 +232,7 @@ def finished(
   Args:
     workdir: of the run.
     config: what the run is made with.
-    names: of the students that are wanted, in order.
+    names: of the rows that are wanted beside the teacher's, in order.
 
   Raises:
     UserError: the workdir was made with another configuration.
@@ -194,7 +241,7 @@ def finished(
   _compare_config(workdir, config)
   try:
     results = json.loads((workdir / _RESULTS).read_text())
-    found = [r['method'] for r in results['rows'] if not r.get('baseline')]
+    found = [row['method'] for row in results['rows']]
   except (OSError, ValueError, KeyError, TypeError):
     # Not there, or damaged: it is made again from the trained networks.
     return None
@@ -315,6 +362,37 @@ def _claimed(workdir, config):
     yield
 
 
+def _compare_data(workdir, dataset):
+  """Raises UserError if the workdir was begun with other examples."""
+  facts = {
+    'dataset': dataset.name,
+    'classes': list(dataset.class_names),
+    'content': dataset.content,
+    'splits': {
+      name: {
+        'examples': len(split.labels),
+        'labels_crc32': zlib.crc32(split.labels.tobytes()),
+      }
+      for name, split in dataset.splits.items()
+    },
+  }
+  path = workdir / _DATA
+  try:
+    old = json.loads(path.read_text())
+  except (OSError, ValueError):
+    try:
+      _write_json(path, facts)
+    except OSError as error:
+      raise _unusable(workdir, error) from None
+    return
+  if old != facts:
+    raise UserError(
+      f'workdir {workdir} was begun with other examples: '
+      f'{_differences(old, facts)}; choose another --workdir, or put the data '
+      'back'
+    )
+
+
 def _unusable(workdir, error):
   return UserError(
     f'cannot use workdir {workdir}: {error.strerror}; choose another --workdir'
@@ -407,7 +485,8 @@ def _teacher_variables(job, context, net):
   if not networks.exists(folder):
     method = job.teacher_method
     (result,) = phases.run_method(context, method, net, None, None)
-    _save(job, context, TEACHER, method.epochs, job.teacher, net, result)
+    found = _tester(job, net)(result.variables)
+    _save(job, context, TEACHER, method.epochs, job.teacher, found, result)
   return parallel.replicate(networks.load(folder, job.teacher)[1])
 
 
@@ -415,10 +494,8 @@ def _teacher_row(job, context, net, variables):
   """The row of the teacher, which a given one does not bring along."""
   if not job.teacher_checkpoint:
     return networks.describe(context.workdir / TEACHER / STUDENT)[1]['row']
-  evaluate = evaluation.evaluator(
-    net, job.dataset.preprocess, job.dataset.splits['test']
-  )
-  return _row(job, TEACHER, job.teacher, variables, evaluate(variables), 0, 0.0)
+  found = _tester(job, net)(variables)
+  return _row(job, TEACHER, job.teacher, variables, found, 0, 0.0)
 
 
 def _train_student(job, context, student, teacher):
@@ -426,6 +503,7 @@ def _train_student(job, context, student, teacher):
   net, method = _build(job, student.network), student.method
   results = phases.run_method(context, method, net, *(teacher or (None, None)))
   members = method.members(job.training)
+  evaluate = _tester(job, net)
   for name, member, result in zip(method.names, members, results, strict=True):
     extra = {
       'seed': member.seed,
@@ -437,8 +515,9 @@ def _train_student(job, context, student, teacher):
         )
       ],
     }
-    if teacher is not None:
+    if method.needs_teacher:
       extra['teacher'] = student.teacher
+    if teacher is not None:
       extra['ir_error'] = evaluation.ir_errors(
         teacher.net,
         teacher.variables,
@@ -447,23 +526,22 @@ def _train_student(job, context, student, teacher):
         job.dataset.preprocess,
         job.dataset.splits['test'],
       )
+    found = evaluate(result.variables)
     _save(
-      job, context, name, method.epochs, student.network, net, result, extra
+      job, context, name, method.epochs, student.network, found, result, extra
     )
 
 
-def _save(job, context, name, epochs, spec, net, result, extra=None):
-  evaluate = evaluation.evaluator(
+def _tester(job, net):
+  """Of variables, on the test split."""
+  return evaluation.evaluator(
     net, job.dataset.preprocess, job.dataset.splits['test']
   )
+
+
+def _save(job, context, name, epochs, spec, found, result, extra=None):
   row = _row(
-    job,
-    name,
-    spec,
-    result.variables,
-    evaluate(result.variables),
-    epochs,
-    result.train_seconds,
+    job, name, spec, result.variables, found, epochs, result.train_seconds
   )
   facts = {'dataset': job.dataset.name, 'row': row | (extra or {})}
   folder = context.workdir / name / STUDENT

@@ -218,10 +218,10 @@ def _train(phase, folder, current, checkpoints, records, seconds, stop):
 
 
 class _Clock:
-  """Time spent training, and the share of it spent waiting for data.
+  """Time spent training, and the share of it spent waiting for the feed.
 
   While the device still has work, waiting costs nothing, so the share is the
-  most that data can have cost.
+  most that the feed can have cost.
   """
 
   def __init__(self, seconds: float):
@@ -337,8 +337,8 @@ def _evaluate(phase, current, step, clock, records, bar):
     bar.line(
       f'{name} epoch {epoch}/{phase.epochs}  {phase.held_out} loss '
       f'{values.loss:.4f} accuracy {100 * values.accuracy:.2f} %  '
-      f'{clock.seconds:.0f} s, {100 * clock.data_share:.1f} % of it waiting '
-      f'for data{left_out}'
+      f'{clock.seconds:.0f} s  waiting for data {100 * clock.data_share:.1f} %'
+      f'{left_out}'
     )
     accuracies.append(values.accuracy)
   return sum(accuracies) / len(accuracies)

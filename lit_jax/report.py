@@ -67,8 +67,8 @@ _NARROW_HEADINGS: tuple[str, ...] = (
   'vs\nteacher',
   'Epochs',
   'Trained',
-  'Batch\n1',
-  'Batch\n128',
+  'ms at\n1',
+  'ms at\n128',
 )
 _ACCURACY = _HEADINGS.index('Acc. %')
 _BALANCED = 'Balanced %'
@@ -131,7 +131,7 @@ def table(results: Results) -> rich.table.Table:
     if balanced:
       at = _ACCURACY - _WORDS
       texts[at : at + 2] = [_stack(*middle[at : at + 2])]
-    pairs = (f'{ms_1} ms', gain_1), (f'{ms_128} ms', gain_128)
+    pairs = (ms_1, gain_1), (ms_128, gain_128)
     latencies = [
       _stack(_NONE, '') if ms.startswith(_NONE) else _stack(ms, gain)
       for ms, gain in pairs
@@ -191,7 +191,7 @@ def _html(results: Results, metrics: Sequence[Mapping[str, Any]]) -> str:
   methods = [row['method'] for row in results['rows']]
   tracks = _tracks(metrics, methods)
   errors = {
-    f'{row["method"]} ({row["model"]})': row['ir_error']
+    f'{row["method"]} ({row["model"]}){_against(row)}': row['ir_error']
     for row in results['rows']
     if row.get('ir_error')
   }
@@ -231,6 +231,12 @@ def _html(results: Results, metrics: Sequence[Mapping[str, Any]]) -> str:
       for name, blocks in errors.items()
     },
   )
+
+
+def _against(row: Mapping[str, Any]) -> str:
+  """Whose IRs a row is compared with, where that is not the teacher."""
+  teacher = row.get('teacher', 'teacher')
+  return '' if teacher == 'teacher' else f', against {teacher}'
 
 
 def _image(svg: bytes) -> str:

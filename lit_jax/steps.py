@@ -114,7 +114,7 @@ def train_program(
 
 
 def _augmented(plan, first_step, inputs, key):
-  """Each batch augmented by its own step's key: uint8 [C, n, h, w, c]."""
+  """Each batch augmented by its own step's key: uint8 [C, n, …]."""
   n = inputs.shape[1]
   first, total = 0, n
   if plan.axis_name is not None:

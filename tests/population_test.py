@@ -367,8 +367,8 @@ def test_names_are_exact():
 def test_without_lists_there_is_no_population():
   settings = config()
   assert members(settings) == ()
-  assert recipes.student_names(settings) == ('lit',)
-  assert recipes.student_names(config(seed='3,4')) == ('lit-seed3', 'lit-seed4')
+  assert recipes.row_names(settings) == ('lit',)
+  assert recipes.row_names(config(seed='3,4')) == ('lit-seed3', 'lit-seed4')
 
 
 @pytest.mark.parametrize(

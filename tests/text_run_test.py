@@ -3,14 +3,15 @@
 import csv
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import recipes
+from experiments import baselines, recipes
 from experiments.configs import resnet
-from lit_jax import loop, networks, phases
+from lit_jax import compress, loop, networks, phases
 
 pytestmark = [
   pytest.mark.usefixtures('compiled_once'),
@@ -135,12 +136,13 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(amazon, tmp_path):
       (right / confusion.sum(1)).mean()
     )
   # A word tells each class.
-  assert (outside['method'], outside['accuracy']) == ('tf-idf', 1.0)
-  assert 'tf-idf' in out and 'balanced' in out
+  assert (outside['method'], outside['accuracy']) == ('tfidf', 1.0)
+  assert 'tfidf' in out and 'balanced' in out
 
   cut = tmp_path / 'cut'
-  # Calls of 2, 2 and 1 steps an epoch: within the teacher's, and LIT's second.
-  for call in (2, 4):
+  # Calls of 2, 2 and 1 steps an epoch: within the teacher's, and the first of
+  # LIT, which is two calls after the end of the teacher's.
+  for call in (2, 3):
     with pytest.MonkeyPatch.context() as patch:
       _stop_at(patch, call)
       code, _, err = amazon({'baseline': 'tfidf'}, cut)
@@ -207,10 +209,14 @@ def test_sequences_of_every_method_and_family():
 
 BAD = [
   ({'sequence': 'x'}, ["sequence is 'x'", 'write numbers']),
-  ({'sequence': '10'}, ['depth 10', '9, 17, 29, 49']),
+  ({'sequence': '10', 'student.depth': 9}, ['depth 10', '9, 17, 29, 49']),
+  ({'sequence': '17,29'}, ['17, 29, 9', 'less than the one before']),
+  ({'sequence': '9'}, ['9, 9', 'less than the one before']),
   ({'sequence': '17', 'population.beta': '0.1,0.2'}, ['population cannot']),
   ({'baseline': 'svm'}, ["baseline 'svm'", 'tfidf']),
   ({'noise': 1.0}, ['noise is 1.0', '0 to 1']),
+  ({'student.family': 'resnet'}, ['ResNets read images', '(24,)']),
+  ({'dataset': 'cifar10', 'data.path': ''}, ['set of images', 'resnet.py']),
   ({'dataset': 'amazon_ful', 'data.path': ''}, ["'amazon_ful'", 'amazon_full']),
   ({'data.label': 'score'}, ['train.csv', "'score'", "'stars', 'review'"]),
   ({'data.length': 0}, ['length 0']),
@@ -244,3 +250,75 @@ def test_a_row_that_cannot_be_used_leaves_nothing_behind(
   assert f'test.csv: row {TEST + 1} has 3 columns, not 2' in err
   assert not list((tmp_path / 'texts').iterdir())
   assert not (tmp_path / 'run').exists()
+
+
+def _scratch(**changes):
+  """A run of one short phase."""
+  return {'method': 'scratch', 'scratch.epochs': 1, **changes}
+
+
+def test_a_baseline_that_fails_leaves_the_other_rows(
+  amazon, tmp_path, monkeypatch
+):
+  def fail(dataset):
+    raise ValueError('empty vocabulary\nand more')
+
+  monkeypatch.setitem(baselines.BASELINES, 'tfidf', fail)
+  code, _, err = amazon(_scratch(baseline='tfidf'))
+  assert code == 2
+  assert err.splitlines()[-1].startswith('error: baseline tfidf failed (empty')
+  # The same command without it has the table at once.
+  monkeypatch.setattr(compress, 'train', None)
+  code, out, _ = amazon(_scratch())
+  assert code == 0 and 'scratch' in out and 'tfidf' not in out
+  monkeypatch.undo()
+
+
+def test_a_baseline_can_be_added_later_and_is_made_once(
+  amazon, tmp_path, monkeypatch
+):
+  made = []
+  tfidf = baselines.tfidf
+  monkeypatch.setitem(
+    baselines.BASELINES, 'tfidf', lambda d: made.append(d) or tfidf(d)
+  )
+  assert amazon(_scratch())[0] == 0
+  assert amazon(_scratch(baseline='tfidf'))[0] == 0
+  names = [row['method'] for row in _results(tmp_path / 'run')['rows']]
+  assert names == ['scratch', 'tfidf'] and len(made) == 1
+  (tmp_path / 'run' / 'results.json').unlink()
+  assert amazon(_scratch(baseline='tfidf'))[0] == 0
+  assert len(made) == 1
+
+
+def test_a_workdir_takes_one_set_of_examples(amazon, reviews, tmp_path):
+  assert amazon(_scratch())[0] == 0
+  moved = tmp_path / 'moved'
+  shutil.copytree(reviews, moved)
+  both = _scratch() | {'method': 'scratch,kd', 'data.path': moved}
+  text = (moved / 'train.csv').read_text()
+  (moved / 'train.csv').write_text(text.replace('fine', 'good'))
+  code, _, err = amazon(both)
+  assert code == 2
+  assert 'begun with other examples: content was' in err
+  with (moved / 'test.csv').open('a') as f:
+    f.write('up,one more\n')
+  code, _, err = amazon(both)
+  assert f'splits.test.examples was {TEST}, is {TEST + 1}' in err
+  assert not (tmp_path / 'run' / 'kd').exists()
+
+
+def test_a_text_configuration_lacks_a_key(main, tmp_path):
+  for line, word in (
+    ('del config.noise', "lacks the key 'noise'"),
+    ('config.data.lenght = 3', 'unknown key data.lenght'),
+  ):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+      'from experiments.configs import vdcnn\n\n\n'
+      f'def get_config():\n  config = vdcnn.get_config()\n  {line}\n'
+      '  return config\n'
+    )
+    code, out, err = main(f'--config={path}', f'--workdir={tmp_path / "run"}')
+    assert code == 2 and out == '' and err.count('\n') == 1
+    assert word in err

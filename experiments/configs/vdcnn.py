@@ -55,14 +55,13 @@ def get_config() -> ConfigDict:
 
   rate = dict(learning_rate=0.01)
   kd = dict(alpha=0.98)
-  thirds = (3, 6, 9, 12, 15)
+  tenths = dict(rate, milestones=(3, 6, 9, 12, 15), decay=0.1)
+  halves = dict(rate, milestones=(3, 6, 9, 12), decay=0.5)
   for name in ('train_teacher', 'scratch'):
-    config[name].update(dict(rate, epochs=15, milestones=thirds))
-  config.kd.update(dict(rate, epochs=18, milestones=thirds, **kd))
+    config[name].update(dict(tenths, epochs=15))
+  config.kd.update(dict(tenths, epochs=18, **kd))
   for name in ('lit', 'one_ir', 'fitnets', 'several_irs', 'hint'):
-    config[name].update(
-      dict(rate, epochs=15, milestones=thirds[:-1], decay=0.5, beta=0.02, **kd)
-    )
+    config[name].update(dict(halves, epochs=15, beta=0.02, **kd))
   config.hint.update(dict(beta=0.0, frozen='stem,head,blocks_2,blocks_3'))
   config.finetune.update(
     dict(epochs=10, learning_rate=6.25e-4, milestones=(4, 8), decay=0.5, **kd)

@@ -32,6 +32,8 @@ class Dataset:
     classes: how many classes the labels tell apart.
     preprocess: what happens to a batch before a network sees it.
     class_names: of each label; () where they are their numbers.
+    content: a hash of what the examples were made from; '' where it is not
+      known.
   """
 
   name: str
@@ -39,6 +41,7 @@ class Dataset:
   classes: int
   preprocess: Preprocess
   class_names: tuple[str, ...] = ()
+  content: str = ''
 
 
 class Rows:

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ from lit_jax.errors import UserError, reason
 _FORMAT = 1
 _META = 'meta.json'
 _SPLITS = ('train', 'test')
+# Younger unfinished entries may not be locked yet.
+_SWEEP_AGE = 60  # seconds
 
 
 def key(facts: dict[str, Any]) -> str:
@@ -147,10 +150,10 @@ def writing(entry: str, length: int) -> Iterator[Part]:
     _rename(folder, entry)
   except OSError as e:
     # Readers of source files raise UserErrors, so this came from writing.
+    need = f'they need {part.bytes} bytes or more: ' if part.bytes else ''
     raise UserError(
-      f'{root}: the texts cannot be written there ({e.strerror or e}); they '
-      f'need {part.bytes} bytes or more: make room, or set `cache` to another '
-      'folder'
+      f'{root}: the texts cannot be written there ({e.strerror or e}); {need}'
+      'make room, or set `cache` to another folder'
     ) from e
   finally:
     if folder:
@@ -183,6 +186,8 @@ def _sweep(root: str) -> None:
   """Removes what killed processes left."""
   for folder in glob.glob(os.path.join(glob.escape(root), '*.part')):
     with contextlib.suppress(OSError):
+      if time.time() - os.path.getmtime(folder) < _SWEEP_AGE:
+        continue
       lock = _lock(folder)
       if lock is not None:
         shutil.rmtree(folder, ignore_errors=True)

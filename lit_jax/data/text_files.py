@@ -121,8 +121,13 @@ class Numbers:
     self._numbers = {label: i for i, label in enumerate(columns.classes)}
     self._known = self._numbers
 
-  def of(self, table: _Table) -> np.ndarray:
-    """Of each row's label, int32 [n], -1 for what is no label."""
+  def of(self, table: _Table, good: np.ndarray) -> np.ndarray:
+    """Of each row's label, int32 [n], -1 for what is no label.
+
+    Args:
+      table: the rows.
+      good: which ones may make a new class, bool [n].
+    """
     if self._ordinal and pa.types.is_integer(table.labels.type):
       self._known = {str(i): i for i in range(len(self.classes))}
     else:
@@ -131,8 +136,7 @@ class Numbers:
     different = [_as_text(v) for v in column.dictionary.to_pylist()]
     places = column.indices.fill_null(len(different)).to_numpy()
     if self._open:
-      # A label of a row that is not UTF-8 makes no class.
-      seen = set(places[~table.broken].tolist())
+      seen = set(places[good].tolist())
       self._add([d for i, d in enumerate(different) if i in seen], table.where)
     numbers = [self._known.get(d, -1) for d in different] + [-1]
     return np.array(numbers, np.int32)[places]
@@ -197,8 +201,10 @@ def encoded(
   columns = source.columns
   for table in _READERS[source.kind](source, split, faults, part):
     joined, empty = _join(table.texts)
-    labels = numbers.of(table)
-    for i in np.flatnonzero(table.broken | empty | (labels < 0)):
+    good = ~table.broken & ~empty
+    labels = numbers.of(table, good)
+    good &= labels >= 0
+    for i in np.flatnonzero(~good):
       row = int(table.rows[i])
       if table.broken[i]:
         faults.found('not UTF-8', table.where, row, 'is not UTF-8')
@@ -209,7 +215,6 @@ def encoded(
         fault = f'has the label {label[:40]!r}, not one of {numbers.known()}'
         fault = fault if label else 'has no label'
         faults.found('with an unknown label', table.where, row, fault)
-    good = ~table.broken & ~empty & (labels >= 0)
     if not good.all():
       joined, labels = joined.filter(pa.array(good)), labels[good]
     if columns.escaped:
@@ -282,6 +287,7 @@ class _Records:
   def __init__(self, path: str, header: bool, faults: Faults):
     self._path, self._header, self._faults = path, header, faults
     self._bad: collections.deque[int] = collections.deque()
+    self._text = ''  # of the last bad row
     self._next = 1
     self.first: tuple[int, str] | None = None  # bad row
 
@@ -292,6 +298,7 @@ class _Records:
     fault = f'has {found} column{"s" * (found > 1)}, not {wanted}'
     if self._faults.skip:
       self._bad.append(number)
+      self._text = row.text
       self._faults.found(_COLUMNS, self._path, number, fault)
       return 'skip'
     # Not raised here: within pyarrow an exception would be lost.
@@ -311,6 +318,26 @@ class _Records:
       found[done : done + take] = np.arange(self._next, self._next + take)
       done, self._next = done + take, self._next + take
     return found
+
+  def check_end(self, value: bytes, end: bytes) -> None:
+    """Raises where a quote was open until the end and took in other rows.
+
+    Args:
+      value: of the last column in the last good row.
+      end: of the file, from the last byte that ends no line.
+    """
+    if self._bad:  # after all good rows
+      row, held = self._bad[-1], self._text.encode()
+      is_open = held.count(b'"') % 2 == 1
+    else:
+      row, held = self._next - 1, value
+      # A quote that closes the value is no part of it.
+      is_open = held.endswith(end) and end != b'"'
+    if is_open and re.search(rb'[\r\n]', held):
+      raise UserError(
+        f'{self._path}: row {row} has a quote that is never closed; close or '
+        'remove it'
+      )
 
 
 def _csv_tables(
@@ -337,6 +364,7 @@ def _csv_file(
   """What `copy` holds, which is `path` to the user."""
   used = (*columns.text, columns.label)
   records = _Records(path, not columns.header, faults)
+  last = b''
   try:
     with _reading(path):
       for batch in _csv_batches(path, copy, columns, records):
@@ -346,7 +374,10 @@ def _csv_file(
           found = _compute.match_substring(array, _SUBSTITUTE.encode())
           broken |= found.to_numpy(zero_copy_only=False)
         rows = records.rows(len(batch))
+        if len(batch):
+          last = batch.columns[-1][-1].as_py()
         yield _Table(path, rows, tuple(arrays[:-1]), arrays[-1], broken)
+      records.check_end(last, _end(copy))
   except UserError:
     if records.first is None:
       raise
@@ -356,11 +387,18 @@ def _csv_file(
 def _csv_batches(
   path: str, copy: str, columns: Columns, records: _Records
 ) -> Iterator[Any]:
+  """Batches of the used columns and, as the last one, the file's last."""
   used = (*columns.text, columns.label)
+  if columns.header:
+    _check_no_header(path, copy, columns.header)
   header = columns.header or _csv_header(copy)
   if not header:
     return
   _check_columns(path, used, header)
+  last = header[-1]
+  included = [*(name for name in used if name != last), last]
+  if header.count(last) > 1:
+    included = []  # all, for the name would give the first one
   try:
     reader = pyarrow.csv.open_csv(
       copy,
@@ -375,8 +413,8 @@ def _csv_batches(
       ),
       pyarrow.csv.ConvertOptions(
         check_utf8=False,  # it would not say where
-        column_types={name: pa.binary() for name in used},
-        include_columns=used,
+        column_types={name: pa.binary() for name in included or header},
+        include_columns=included,
         strings_can_be_null=False,
       ),
     )
@@ -393,6 +431,25 @@ def _csv_header(path: str) -> list[str]:
     return next((row for row in csv.reader(f) if row), [])
 
 
+def _check_no_header(path: str, copy: str, names: Sequence[str]) -> None:
+  # Without the csv module, which refuses values that pyarrow takes.
+  with open(copy, encoding='utf-8-sig') as f:
+    line = f.read(_CSV_BLOCK).lstrip().split('\n')[0].rstrip()
+  if [name.strip(' "') for name in line.split(',')] == list(names):
+    raise UserError(
+      f'{path}: its first line is the header `{line}`; leave `columns` empty, '
+      'or remove that line'
+    )
+
+
+def _end(path: str) -> bytes:
+  """The last bytes of a file, from the last one that ends no line."""
+  with open(path, 'rb') as f:
+    f.seek(max(0, os.path.getsize(path) - _CSV_BLOCK))
+    raw = f.read()
+  return raw[max(0, len(raw.rstrip(b'\r\n')) - 1) :]
+
+
 def _check_columns(where: str, used: Sequence[str], found: Any) -> None:
   for name in used:
     if name not in found:
@@ -400,6 +457,10 @@ def _check_columns(where: str, used: Sequence[str], found: Any) -> None:
         f'{where}: has no column {name!r}, but {_few(found) or "none"}; set '
         '`text` and `label` to columns, or `columns` where a CSV file has no '
         'header line'
+      )
+    if list(found).count(name) > 1:
+      raise UserError(
+        f'{where}: has more than one column {name!r}; rename the others'
       )
 
 

@@ -104,7 +104,8 @@ def load(
 
   Returns:
     The data set with its 'train' and 'test' splits: ids uint8 [N, length],
-    memory-mapped but for `fine_foods`, and labels int32 [N]; and class_names.
+    memory-mapped but for `fine_foods`, and labels int32 [N]; class_names; and,
+    but for `fine_foods`, content.
 
   Raises:
     UserError: the name or an option is unknown; a file is missing, unreadable
@@ -123,7 +124,8 @@ def load(
   splits, classes, notes = text_cache.read(entry, options.length)
   if notes:
     print(f'{source.place}: {_skipped(notes)}', file=sys.stderr)
-  return Dataset(name, splits, len(classes), TextPreprocess(), classes)
+  content = os.path.basename(entry)
+  return Dataset(name, splits, len(classes), TextPreprocess(), classes, content)
 
 
 # Options.
@@ -201,6 +203,12 @@ def _find_own(folder: str, columns: Columns) -> Source:
     raise UserError(
       f'{folder}: holds no train.csv, train*.parquet or directory that '
       'TensorFlow Datasets prepared; put your files there, or set `path`'
+    )
+  if source.kind != 'csv' and columns.header:
+    kind = 'Parquet' if source.kind == 'parquet' else 'prepared'
+    raise UserError(
+      f'{source.place}: holds {kind} files, which name their columns '
+      'themselves; leave `columns` empty'
     )
   return source
 

@@ -113,6 +113,11 @@ def _units(family, depth, units):
 
 
 def _check(input_shape, shortcut):
+  if len(input_shape) != 3:
+    raise UserError(
+      f'ResNets read images, and an example has the shape '
+      f'{tuple(input_shape)}; take another family, or a data set of images'
+    )
   height, width, _ = input_shape
   if height % 4 or width % 4:
     raise UserError(

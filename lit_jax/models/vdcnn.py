@@ -204,10 +204,14 @@ def _check(widths, downsample, k, hidden, embedding, input_shape):
     raise UserError(
       f'k {k}, hidden {hidden} and embedding {embedding} must be positive'
     )
-  (length,) = input_shape
-  last = functools.reduce(lambda n, _: (n + 1) // 2, range(3), length)
+  if len(input_shape) != 1:
+    raise UserError(
+      f'VDCNN reads texts, and an example has the shape {tuple(input_shape)}; '
+      'take another family, or a data set of texts'
+    )
+  last = functools.reduce(lambda n, _: (n + 1) // 2, range(3), input_shape[0])
   if last < k:
     raise UserError(
-      f'texts of {length} characters are {last} places long in the last block, '
-      f'and the head takes the {k} largest; take a greater length'
+      f'texts of {input_shape[0]} characters are {last} places long in the '
+      f'last block, and the head takes the {k} largest; take a greater length'
     )
