@@ -25,7 +25,7 @@ demo-text: .venv/installed
 	  --config=experiments/configs/demo_text.py --workdir=runs/demo-text
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -174,16 +174,16 @@ def _students(config):
 
 
 def _check_sequence(config, between):
-  """Each must be shallower than the one before it."""
+  """None can be deeper than the one before it."""
   ends = [
     [] if sheet.units else [sheet.depth]
     for sheet in (config.teacher, config.student)
   ]
   depths = [*ends[0], *between, *ends[1]]
-  if any(a <= b for a, b in itertools.pairwise(depths)):
+  if any(a < b for a, b in itertools.pairwise(depths)):
     raise UserError(
       f'sequence {config.sequence}: from the teacher to the student the depths '
-      f'are {", ".join(map(str, depths))}; each must be less than the one '
+      f'are {", ".join(map(str, depths))}; none can be deeper than the one '
       'before it'
     )
 
@@ -198,7 +198,10 @@ def _chain(method, specs):
   students, teacher = [], compress.TEACHER
   for options in specs:
     size = options.get('depth') or '_'.join(map(str, options['units']))
-    own = dataclasses.replace(method, name=f'{method.name}-{size}')
+    name = f'{method.name}-{size}'
+    if name in [student.method.name for student in students]:  # born again
+      name += '-again'
+    own = dataclasses.replace(method, name=name)
     students.append(compress.Student(options, own, teacher))
     # Who learns from labels alone needs nobody before it.
     if method.needs_teacher:

@@ -220,3 +220,10 @@ def test_texts_and_images_do_not_fit():
   text = models.build(TEXT | {'depth': 9})
   with pytest.raises(UserError, match=r'\(1014,\) and \(8, 8, 3\), uint8'):
     blocks.check_pair(text, models.build(TEACHER))
+
+
+def test_families_read_texts_or_images():
+  with pytest.raises(UserError, match=r'read images, .* shape \(1014,\)'):
+    models.build(TEACHER | {'input_shape': [1014]})
+  with pytest.raises(UserError, match=r'reads texts, .* shape \(8, 8, 3\)'):
+    models.build(TEXT | {'depth': 9, 'input_shape': [8, 8, 3]})
