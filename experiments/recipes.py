@@ -69,44 +69,48 @@ def compression(config: Config) -> compress.Run:
 
 def _dataset(config):
   """Images or texts, by whether the configuration says how to read texts."""
-  if 'data' in config:
-    # Here, for its package takes long to load, which a run of images need not.
-    from lit_jax.data import text_sources
-    from lit_jax.data.text_sources import TextOptions
-
-    known = {field.name for field in dataclasses.fields(TextOptions)}
-    if unknown := sorted(set(config.data) - known):
-      raise UserError(
-        f'unknown key data.{unknown[0]}; there are {", ".join(sorted(known))}'
-      )
-    options = TextOptions(**config.data.to_dict())
-    if config.dataset in image_sources.NAMES:
-      raise UserError(
-        f'{config.dataset!r} is a data set of images; take '
-        '--config=experiments/configs/resnet.py'
-      )
-    dataset = text_sources.load(config.dataset, config.data_dir, options)
-    changes = {'noise': _probability('noise', config.noise)}
-  else:
-    if config.dataset not in image_sources.NAMES:
-      from lit_jax.data import text_sources
-
-      if config.dataset in text_sources.NAMES:
-        raise UserError(
-          f'{config.dataset!r} is a data set of texts; take '
-          '--config=experiments/configs/vdcnn.py'
-        )
-    dataset = image_sources.load(config.dataset, config.data_dir)
-    changes = {'crop': config.crop}
+  dataset, changes = _texts(config) if 'data' in config else _images(config)
   preprocess: Any = dataset.preprocess
   preprocess = dataclasses.replace(preprocess, **changes)
   return dataclasses.replace(dataset, preprocess=preprocess)
 
 
-def _probability(key, value):
-  if not 0 <= value < 1:
-    raise UserError(f'{key} is {value}; it must lie in 0 to 1, 1 excluded')
-  return value
+def _images(config):
+  """The data set, and settings of its preprocessing."""
+  if config.dataset not in image_sources.NAMES:
+    from lit_jax.data import text_sources
+
+    if config.dataset in text_sources.NAMES:
+      raise UserError(
+        f'{config.dataset!r} is a data set of texts; take '
+        '--config=experiments/configs/vdcnn.py'
+      )
+  dataset = image_sources.load(config.dataset, config.data_dir)
+  return dataset, {'crop': config.crop}
+
+
+def _texts(config):
+  """The data set, and settings of its preprocessing."""
+  # Here, for its package takes long to load, which a run of images need not.
+  from lit_jax.data import text_sources
+
+  if config.dataset in image_sources.NAMES:
+    raise UserError(
+      f'{config.dataset!r} is a data set of images; take '
+      '--config=experiments/configs/resnet.py'
+    )
+  if not 0 <= config.noise < 1:
+    raise UserError(
+      f'noise is {config.noise}; it must lie in 0 to 1, 1 excluded'
+    )
+  known = {f.name for f in dataclasses.fields(text_sources.TextOptions)}
+  if unknown := sorted(set(config.data) - known):
+    raise UserError(
+      f'unknown key data.{unknown[0]}; there are {", ".join(sorted(known))}'
+    )
+  options = text_sources.TextOptions(**config.data.to_dict())
+  dataset = text_sources.load(config.dataset, config.data_dir, options)
+  return dataset, {'noise': config.noise}
 
 
 def _baselines(config):
