@@ -281,7 +281,8 @@ def _peer(job, variant):
 
 @pytest.mark.parametrize('variant', [None, 'channels-last'])
 @pytest.mark.parametrize(
-  ('case', 'depths'), [('resnet', (14, 8)), ('resnext', (8, 8))]
+  ('case', 'depths'),
+  [('resnet', (14, 8)), ('resnext', (8, 8)), ('vdcnn', (17, 9))],
 )
 def test_pytorch_takes_the_same_steps(case, depths, variant):
   _torch_peer()

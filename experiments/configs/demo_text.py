@@ -10,10 +10,9 @@ intermediate representations as well. The students train for 20 epochs each. The
 networks are four times as narrow as published, read 256 characters, and a tenth
 of a training text's characters is hidden; the teacher has shortcuts, without
 which 17 layers learn little from so few texts. Settings were chosen on 500 of
-the training reviews, held out (docs/results.md), where the three methods lay
-within each other's noise. TF-IDF with logistic regression, which needs far
-fewer texts, is the row beside. Cost: four minutes on two CPU cores; the README
-has the table that came out.
+the training reviews, held out (docs/results.md). TF-IDF with logistic
+regression, which needs far fewer texts, is the row beside. Cost: four minutes on
+two CPU cores; the README has the table that came out.
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +32,7 @@ def get_config() -> ConfigDict:
   small = dict(widths=(16, 32, 64, 128), k=4, hidden=256)
   config.teacher.update(dict(small, depth=17, shortcut=True))
   config.student.update(dict(small, depth=9))
-  epochs = dict(train_teacher=24, scratch=20, kd=20, lit=12, finetune=8)
+  epochs = dict(train_teacher=24, scratch=20, kd=20, lit=6, finetune=14)
   for name, count in epochs.items():
     config[name].update(
       dict(epochs=count, learning_rate=0.01, schedule='cosine')
