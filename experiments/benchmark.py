@@ -38,8 +38,9 @@ import rich.table
 from absl import app, flags
 from rich.console import Console
 
-from experiments import ours, recipes
+from experiments import ours
 from lit_jax import models
+from lit_jax.comma_list import names as names_of
 from lit_jax.errors import UserError
 
 _CASES = flags.DEFINE_string(
@@ -525,7 +526,7 @@ def _contest(job, peers, variants) -> Record:
 
 def _names(text, choices, what) -> tuple[str, ...]:
   """The names of a comma list; UserError unless each is a choice, once."""
-  names = recipes.names(text, f'--{what}s')
+  names = names_of(text, f'--{what}s')
   for name in names:
     if name not in choices:
       raise UserError(

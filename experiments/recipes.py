@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from experiments import baselines
 from experiments.configs import resnet
 from lit_jax import compress, objectives, phases
+from lit_jax.comma_list import names
 from lit_jax.data import image_sources
 from lit_jax.data.dataset import hold_out
 from lit_jax.errors import UserError
@@ -284,20 +285,6 @@ def _values(what, text):
   if len(set(values)) < len(values):
     raise UserError(f'{what} {text!r} repeats a value')
   return values
-
-
-def names(text: str, what: str) -> tuple[str, ...]:
-  """The names of a comma list, each once; none of an empty text.
-
-  Raises:
-    UserError: an empty or a repeated name.
-  """
-  found = tuple(name.strip() for name in text.split(',')) if text else ()
-  if not all(found) or len(set(found)) < len(found):
-    raise UserError(
-      f'{what} {text!r} has an empty or a repeated name; write it as a,b,c'
-    )
-  return found
 
 
 def _method(config, name):

@@ -173,27 +173,26 @@ def train(
     if given is not None:
       # Last, for a given teacher's takes seconds that training need not await.
       rows.insert(0, _teacher_row(job, context, *given))
-    # Before a baseline, which is another's program, has a chance to fail.
-    results = _write_results(job, workdir, rows)
     for baseline in job.baselines:
+      # What there is, for a baseline is another's program and may fail.
+      _write_json(workdir / _RESULTS, _results(job, rows))
       rows.append(_baseline_row(job, workdir, baseline, stop))
-      results = _write_results(job, workdir, rows)
+    results = _results(job, rows)
+    _write_json(workdir / _RESULTS, results)
+    report.write_html(workdir)
   return results
 
 
-def _write_results(job, workdir, rows):
-  results = {
+def _results(job, rows):
+  return {
     'dataset': job.dataset.name,
     'classes': list(job.dataset.class_names),
     'seed': job.training.seed,
-    'rows': list(rows),
+    'rows': rows,
     'device': _device(),
     'versions': {n: importlib.metadata.version(n) for n in _REPORTED},
     'command': shlex.join(['python', *_command()]),
   }
-  _write_json(workdir / _RESULTS, results)
-  report.write_html(workdir)
-  return results
 
 
 def _baseline_row(job, workdir, baseline, stop):

@@ -1,6 +1,5 @@
 """Reads image data sets into memory, checked, as uint8 images and labels."""
 
-import difflib
 import glob
 import gzip
 import hashlib
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.dataset import Dataset, Split, check_name, home
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError, reason
 
@@ -120,11 +119,8 @@ def load(name: str, data_dir: str = '') -> Dataset:
     UserError: the name is unknown, or a file is missing, unreadable, damaged,
       of the wrong size or holds a label out of range.
   """
-  if name not in _FACTS:
-    raise UserError(_unknown_name(name))
-  folder = os.path.expanduser(
-    data_dir or os.environ.get('LIT_JAX_DATA') or '~/.cache/lit_jax'
-  )
+  check_name(name, NAMES)
+  folder = home(data_dir)
   if os.path.exists(folder) and not os.path.isdir(folder):
     raise UserError(f'data_dir {folder}: is not a directory; name one')
   if name in _CIFAR:
@@ -136,12 +132,6 @@ def load(name: str, data_dir: str = '') -> Dataset:
   facts = _FACTS[name]
   preprocess = ImagePreprocess(facts.mean, facts.std, flip=facts.flip)
   return Dataset(name, splits, facts.classes, preprocess)
-
-
-def _unknown_name(name: str) -> str:
-  near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
-  return f'unknown data set {name!r}: choose one of {", ".join(NAMES)}{hint}'
 
 
 # CIFAR: which copy to read.

@@ -5,7 +5,6 @@ text_files) and appended to a cache on disk, which later starts only map.
 """
 
 import dataclasses
-import difflib
 import glob
 import hashlib
 import os
@@ -17,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from lit_jax.comma_list import names
 from lit_jax.data import text, text_cache, text_files
-from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.dataset import Dataset, Split, check_name, home
 from lit_jax.data.preprocess import TextPreprocess
 from lit_jax.data.text_files import Columns, Source
 from lit_jax.errors import UserError, reason
@@ -132,12 +132,7 @@ def load(
 
 
 def _check_options(name: str, options: TextOptions) -> None:
-  if name not in NAMES:
-    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
-    raise UserError(
-      f'unknown data set {name!r}: choose one of {", ".join(NAMES)}{hint}'
-    )
+  check_name(name, NAMES)
   if name == _OWN and not options.path:
     raise UserError(f'{_OWN}: set `path` to the folder with your files')
   for option in ('path', 'columns', 'classes'):
@@ -151,31 +146,19 @@ def _check_options(name: str, options: TextOptions) -> None:
   if options.on_bad not in ('stop', 'skip'):
     raise UserError(f"on_bad {options.on_bad!r}: choose 'stop' or 'skip'")
   for option in ('text', 'columns', 'classes'):
-    _names(option, getattr(options, option))
+    names(getattr(options, option), option)
   if not options.text or not options.label:
     raise UserError('`text` and `label` must name columns; one is empty')
-  if options.label.strip() in _names('text', options.text):
+  if options.label.strip() in names(options.text, 'text'):
     raise UserError(
       f'{options.label!r} is both `label` and in `text`; name another column'
     )
-  if len(_names('classes', options.classes)) == 1:
+  if len(names(options.classes, 'classes')) == 1:
     raise UserError(f'classes {options.classes!r}: name two or more')
 
 
-def _names(option: str, value: str) -> tuple[str, ...]:
-  """The parts of a list with commas, () for ''."""
-  names = tuple(n.strip() for n in value.split(',')) if value else ()
-  if '' in names or len(set(names)) < len(names):
-    raise UserError(f'{option} {value!r}: a name is empty or comes twice')
-  return names
-
-
-def _home() -> str:
-  return os.environ.get('LIT_JAX_DATA') or '~/.cache/lit_jax'
-
-
 def _cache(options: TextOptions) -> str:
-  folder = options.cache or os.path.join(_home(), 'text')
+  folder = options.cache or os.path.join(home(), 'text')
   return os.path.abspath(os.path.expanduser(folder))
 
 
@@ -184,16 +167,16 @@ def _cache(options: TextOptions) -> str:
 
 def _find(name: str, data_dir: str, options: TextOptions) -> Source:
   columns = Columns(
-    _names('text', options.text),
+    names(options.text, 'text'),
     options.label.strip(),
-    _names('columns', options.columns),
-    _names('classes', options.classes),
+    names(options.columns, 'columns'),
+    names(options.classes, 'classes'),
     ordinal=not any(map(text_files.is_integer, options.classes.split(','))),
     escaped=False,
   )
   if name == _OWN:
     return _find_own(os.path.expanduser(options.path), columns)
-  folder = os.path.expanduser(data_dir or _home())
+  folder = home(data_dir)
   return _find_amazon(name, folder, columns)
 
 
