@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from lit_jax.data.dataset import Dataset
-from lit_jax.data.text import decode
+from lit_jax.data.texts.characters import decode
 from lit_jax.errors import UserError
-from lit_jax.evaluation import of_confusion
+from lit_jax.training.evaluation import of_confusion
 
 # For 3 million texts, of which all words and pairs would fill the memory.
 _FEATURES = 1_000_000

@@ -13,10 +13,12 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from experiments import recipes, startup
-from lit_jax import compress, report
+from experiments import recipes
 from lit_jax.errors import UserError
-from lit_jax.interrupt import Interrupted, StopRequest, stop_on_signals
+from lit_jax.report import report
+from lit_jax.runs import compress
+from lit_jax.training import startup
+from lit_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='A file of experiments/configs; keys by --config.KEY=.'

@@ -11,27 +11,17 @@ import numpy as np
 from flax import traverse_util
 from jax.extend import core
 
-from experiments import recipes, startup
+from experiments import recipes
 from experiments.configs import resnet, resnext, vdcnn
 from experiments.worker import peak_rss_mb
-from lit_jax import (
-  blocks,
-  layers,
-  models,
-  objectives,
-  optim,
-  parallel,
-  population,
-  state,
-  steps,
-  summary,
-)
+from lit_jax import blocks, layers, models, objectives, summary
 from lit_jax.data.dataset import Split
 from lit_jax.data.feed import Feed, Superbatch
 from lit_jax.data.preprocess import ImagePreprocess, TextPreprocess
-from lit_jax.data.text import VOCABULARY
-from lit_jax.latency import latency_ms
-from lit_jax.precision import policy
+from lit_jax.data.texts.characters import VOCABULARY
+from lit_jax.networks.latency import latency_ms
+from lit_jax.training import devices, optim, population, startup, state, steps
+from lit_jax.training.precision import policy
 
 
 class Case(NamedTuple):
@@ -149,7 +139,7 @@ def _preprocess(settings, augments):
 
 def _network(settings, role, precision):
   dtype = policy(precision).dtype
-  return models.build(settings[role], dtype, parallel.AXIS)
+  return models.build(settings[role], dtype, devices.AXIS)
 
 
 def _draw(spec, seed):
@@ -201,7 +191,7 @@ def _plan(settings, precision, augments):
     ),
     frozen=settings['frozen'],
     preprocess=_preprocess(settings, augments),
-    axis_name=parallel.AXIS,
+    axis_name=devices.AXIS,
   )
 
 
@@ -213,10 +203,10 @@ def _begin(settings, precision, augments=True):
   first = population.stack(
     [state.begin_phase(student, plan.optimizer, policy(precision))] * count
   )
-  program = parallel.map_train(
+  program = devices.map_train(
     population.train_program(plan, count, shared_data=True)
   )
-  return program, plan, parallel.replicate(first), parallel.replicate(teacher)
+  return program, plan, devices.replicate(first), devices.replicate(teacher)
 
 
 def _peak_memory_mb():
@@ -268,7 +258,7 @@ class Reference:
         first, metrics = program(
           first,
           teacher,
-          parallel.shard_superbatch(batch),
+          devices.shard_superbatch(batch),
           plan.objective,
           key,
         )
@@ -321,7 +311,7 @@ class Training:
       self._state, metrics = self._program(
         self._state,
         self._teacher,
-        parallel.shard_superbatch(superbatch),
+        devices.shard_superbatch(superbatch),
         self._objective,
         self._key,
       )

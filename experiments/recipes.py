@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from experiments import baselines
 from experiments.configs import resnet
-from lit_jax import compress, objectives, phases
+from lit_jax import objectives
 from lit_jax.comma_list import names
-from lit_jax.data import image_sources
 from lit_jax.data.dataset import hold_out
+from lit_jax.data.images import sources as image_sources
 from lit_jax.errors import UserError
+from lit_jax.runs import compress, phases
 
 # Keys of images alone, and what a configuration for texts has instead.
 _OF_IMAGES, _OF_TEXTS = {'crop'}, {'noise', 'baseline'}
@@ -79,7 +80,7 @@ def _dataset(config):
 def _images(config):
   """The data set, and settings of its preprocessing."""
   if config.dataset not in image_sources.NAMES:
-    from lit_jax.data import text_sources
+    from lit_jax.data.texts import sources as text_sources
 
     if config.dataset in text_sources.NAMES:
       raise UserError(
@@ -93,7 +94,7 @@ def _images(config):
 def _texts(config):
   """The data set, and settings of its preprocessing."""
   # Here, for its package takes long to load, which a run of images need not.
-  from lit_jax.data import text_sources
+  from lit_jax.data.texts import sources as text_sources
 
   if config.dataset in image_sources.NAMES:
     raise UserError(

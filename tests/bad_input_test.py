@@ -18,12 +18,15 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import cli
-from lit_jax import blocks, compress, logs, loop, models, networks
-from lit_jax.data import image_sources
+from lit_jax import blocks, models
 from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.images import sources
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
-from lit_jax.interrupt import Interrupted
+from lit_jax.networks import saved
+from lit_jax.runs import compress
+from lit_jax.training import logs, loop
+from lit_jax.training.interrupt import Interrupted
 
 pytestmark = [
   pytest.mark.usefixtures('compiled_once'),
@@ -35,7 +38,7 @@ pytestmark = [
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / 'experiments' / 'configs'
-_load = image_sources.load
+_load = sources.load
 
 # A run of seconds: on 8x8 images, a network of 8 layers by scratch.
 SMALL = {
@@ -69,7 +72,7 @@ NOISE = Dataset(
 @pytest.fixture
 def small(main, monkeypatch, tmp_path):
   """That command line with small settings, changed by keyword."""
-  monkeypatch.setattr(image_sources, 'load', _noise_or_real)
+  monkeypatch.setattr(sources, 'load', _noise_or_real)
 
   def run(changes=None, workdir=None, config='resnet'):
     keys = SMALL | (changes or {})
@@ -369,9 +372,7 @@ def test_bad_data(damage, small, tmp_path):
 
 def test_data_folder_missing(small, tmp_path, monkeypatch):
   # Debian's package may be installed here.
-  monkeypatch.setattr(
-    image_sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'system')
-  )
+  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'system'))
   folder = tmp_path / 'data'
   line = _error(small({'dataset': 'fashion_mnist', 'data_dir': folder}))
   assert str(folder) in line and 'dataset-fashion-mnist' in line
@@ -389,7 +390,7 @@ def _save_teacher(folder, depth):
   spec = RESNET | {'depth': depth}
   shapes = blocks.shapes(models.build(spec))
   variables = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
-  networks.save(folder, spec, variables, {})
+  saved.save(folder, spec, variables, {})
   return folder
 
 
@@ -629,7 +630,7 @@ def test_disk_full_at_a_small_file(name, small, monkeypatch, tmp_path):
   assert not (workdir / 'results.json').exists()
   code, _, _ = small({'scratch.epochs': 1})
   assert code == 0
-  assert networks.exists(workdir / 'scratch' / 'student')
+  assert saved.exists(workdir / 'scratch' / 'student')
   assert (workdir / 'results.json').exists()
 
 

@@ -14,11 +14,12 @@ from flax import linen as nn
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import cli, recipes
-from lit_jax import blocks, compress
+from lit_jax import blocks
 from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.layers import BatchNorm, Conv
 from lit_jax.models.resnet import Head
+from lit_jax.runs import compress
 
 # Before the first computation, for the backend then starts with them.
 jax.config.update('jax_platforms', 'cpu')

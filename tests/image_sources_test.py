@@ -16,18 +16,18 @@ import warnings
 import numpy as np
 import pytest
 
-from lit_jax.data import image_sources, make_fashion_mnist_mini
+from lit_jax.data.images import make_fashion_mnist_mini, sources
 from lit_jax.errors import UserError
 
 RECORDS = 12  # in each small CIFAR file
 COUNTS = {'train': 30, 'test': 20}  # of each small Fashion-MNIST split
-SYSTEM_DIR = image_sources._FASHION_SYSTEM_DIR
+SYSTEM_DIR = sources._FASHION_SYSTEM_DIR
 
 
 def refused(name, data_dir, *words):
   """Checks that loading fails with one line that holds every word."""
   with pytest.raises(UserError) as caught:
-    image_sources.load(name, str(data_dir))
+    sources.load(name, str(data_dir))
   message = str(caught.value)
   assert '\n' not in message
   for word in words:
@@ -48,16 +48,14 @@ def no_network(monkeypatch):
 @pytest.fixture
 def small_cifar(monkeypatch):
   """Shrinks every CIFAR file to RECORDS records of the real layout."""
-  for name, cifar in image_sources._CIFAR.items():
+  for name, cifar in sources._CIFAR.items():
     small = cifar._replace(records={'train': RECORDS, 'test': RECORDS})
-    monkeypatch.setitem(image_sources._CIFAR, name, small)
+    monkeypatch.setitem(sources._CIFAR, name, small)
 
 
 def cifar_bytes(name, seed=0, count=RECORDS):
   rng = np.random.default_rng(seed)
-  labels = rng.integers(
-    0, image_sources._FACTS[name].classes, (count, 1), np.uint8
-  )
+  labels = rng.integers(0, sources._FACTS[name].classes, (count, 1), np.uint8)
   pixels = rng.integers(0, 256, (count, 3072), np.uint8)
   parts = [labels, pixels]
   if name == 'cifar100':
@@ -66,13 +64,13 @@ def cifar_bytes(name, seed=0, count=RECORDS):
 
 
 def cifar_files(name):
-  cifar = image_sources._CIFAR[name]
+  cifar = sources._CIFAR[name]
   files = [f for names in cifar.files.values() for f in names]
   return {f: cifar_bytes(name, seed) for seed, f in enumerate(files)}
 
 
 def unpacked(name, data_dir):
-  folder = data_dir / image_sources._CIFAR[name].folder
+  folder = data_dir / sources._CIFAR[name].folder
   folder.mkdir(parents=True)
   for file, raw in cifar_files(name).items():
     (folder / file).write_bytes(raw)
@@ -80,7 +78,7 @@ def unpacked(name, data_dir):
 
 
 def packed_bytes(name, files=None):
-  folder = image_sources._CIFAR[name].folder
+  folder = sources._CIFAR[name].folder
   raw = io.BytesIO()
   with tarfile.open(fileobj=raw, mode='w:gz') as tar:
     top = tarfile.TarInfo(folder)
@@ -95,9 +93,9 @@ def packed_bytes(name, files=None):
 
 def accept(monkeypatch, name, raw):
   """Makes these bytes the ones that the checksum table expects."""
-  cifar = image_sources._CIFAR[name]
+  cifar = sources._CIFAR[name]
   digest = hashlib.md5(raw).hexdigest()
-  monkeypatch.setitem(image_sources._CIFAR, name, cifar._replace(md5=digest))
+  monkeypatch.setitem(sources._CIFAR, name, cifar._replace(md5=digest))
 
 
 def same(one, other):
@@ -110,13 +108,13 @@ def same(one, other):
 def test_full_size_cifar10(tmp_path):
   records = np.zeros((10000, 3073), np.uint8)
   records[:, 0] = np.arange(10000) % 10
-  files = image_sources._CIFAR['cifar10'].files
+  files = sources._CIFAR['cifar10'].files
   # One file on disk under six names.
   first = tmp_path / 'test_batch.bin'
   first.write_bytes(records.tobytes())
   for file in files['train']:
     os.link(first, tmp_path / file)
-  dataset = image_sources.load('cifar10', str(tmp_path))
+  dataset = sources.load('cifar10', str(tmp_path))
   assert dataset.classes == 10
   assert dataset.splits['train'].inputs.shape == (50000, 32, 32, 3)
   assert dataset.splits['test'].inputs.shape == (10000, 32, 32, 3)
@@ -132,7 +130,7 @@ def test_planes_become_channels(tmp_path, small_cifar):
   record[1 + 2048 + 32] = 33  # blue, row 1, column 0
   rest = cifar_bytes('cifar10')[3073:]
   (folder / 'data_batch_1.bin').write_bytes(record.tobytes() + rest)
-  train = image_sources.load('cifar10', str(tmp_path)).splits['train']
+  train = sources.load('cifar10', str(tmp_path)).splits['train']
   expected = np.zeros((32, 32, 3), np.uint8)
   expected[0, 0, 0], expected[0, 1, 1], expected[1, 0, 2] = 11, 22, 33
   np.testing.assert_array_equal(train.inputs[0], expected)
@@ -143,7 +141,7 @@ def test_planes_become_channels(tmp_path, small_cifar):
 
 def test_train_files_in_order(tmp_path, small_cifar):
   unpacked('cifar10', tmp_path)
-  train = image_sources.load('cifar10', str(tmp_path)).splits['train']
+  train = sources.load('cifar10', str(tmp_path)).splits['train']
   raw = [cifar_bytes('cifar10', seed) for seed in range(5)]
   labels = [np.frombuffer(r, np.uint8).reshape(-1, 3073)[:, 0] for r in raw]
   np.testing.assert_array_equal(train.labels, np.concatenate(labels))
@@ -155,7 +153,7 @@ def test_cifar100_takes_the_fine_label(tmp_path, small_cifar):
   records[:, 0] = 3
   records[:, 1] = 88 + np.arange(RECORDS)
   (folder / 'train.bin').write_bytes(records.tobytes())
-  dataset = image_sources.load('cifar100', str(tmp_path))
+  dataset = sources.load('cifar100', str(tmp_path))
   assert dataset.classes == 100
   labels = dataset.splits['train'].labels
   np.testing.assert_array_equal(labels, 88 + np.arange(RECORDS))
@@ -169,10 +167,10 @@ def test_every_kind_of_copy_gives_the_same(
   raw = packed_bytes(name)
   accept(monkeypatch, name, raw)
   (tmp_path / 'packed').mkdir()
-  (tmp_path / 'packed' / image_sources._CIFAR[name].archive).write_bytes(raw)
-  inside = image_sources.load(name, str(tmp_path / 'unpacked'))
-  same(inside, image_sources.load(name, str(folder)))
-  same(inside, image_sources.load(name, str(tmp_path / 'packed')))
+  (tmp_path / 'packed' / sources._CIFAR[name].archive).write_bytes(raw)
+  inside = sources.load(name, str(tmp_path / 'unpacked'))
+  same(inside, sources.load(name, str(folder)))
+  same(inside, sources.load(name, str(tmp_path / 'packed')))
 
 
 def test_wrong_checksum(tmp_path, small_cifar):
@@ -184,7 +182,7 @@ def test_wrong_checksum(tmp_path, small_cifar):
 
 def test_official_checksum_of_cifar100():
   md5 = '03b5dce01913d631647c71ecec9e9cb8'
-  assert image_sources._CIFAR['cifar100'].md5 == md5
+  assert sources._CIFAR['cifar100'].md5 == md5
 
 
 @pytest.mark.parametrize('damage', ['cut', 'not gzip', 'flipped', 'empty'])
@@ -251,9 +249,9 @@ def test_unpacked_file_too_long(tmp_path, small_cifar):
 
 @pytest.mark.parametrize('name, label', [('cifar10', 10), ('cifar100', 100)])
 def test_cifar_label_out_of_range(name, label, tmp_path, small_cifar):
-  file = unpacked(name, tmp_path) / image_sources._CIFAR[name].files['test'][0]
+  file = unpacked(name, tmp_path) / sources._CIFAR[name].files['test'][0]
   raw = bytearray(file.read_bytes())
-  at = image_sources._CIFAR[name].label_bytes - 1
+  at = sources._CIFAR[name].label_bytes - 1
   raw[at] = label
   file.write_bytes(raw)
   refused(name, tmp_path, file, f'label 0 is {label}', 'unpack')
@@ -322,12 +320,12 @@ def test_fetch(tmp_path, small_cifar, monkeypatch, capsys):
   accept(monkeypatch, 'cifar100', raw)
   asked = serve(monkeypatch, Response(raw))
   data_dir = tmp_path / 'new' / 'folder'
-  fetched = image_sources.load('cifar100', str(data_dir))
+  fetched = sources.load('cifar100', str(data_dir))
   url = 'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz'
   assert asked == [url]
   assert os.listdir(data_dir) == ['cifar-100-binary.tar.gz']
   assert url in capsys.readouterr().err
-  same(fetched, image_sources.load('cifar100', str(data_dir)))
+  same(fetched, sources.load('cifar100', str(data_dir)))
   assert len(asked) == 1  # the second time it is there
 
 
@@ -353,7 +351,7 @@ def test_interrupted_fetch_leaves_nothing(tmp_path, monkeypatch):
   broken.error = KeyboardInterrupt()  # type: ignore[assignment]
   serve(monkeypatch, broken)
   with pytest.raises(KeyboardInterrupt):
-    image_sources.load('cifar10', str(tmp_path))
+    sources.load('cifar10', str(tmp_path))
   assert not os.listdir(tmp_path)
 
 
@@ -384,9 +382,9 @@ def test_default_directory(tmp_path, small_cifar, monkeypatch):
   unpacked('cifar10', tmp_path / 'home' / '.cache' / 'lit_jax')
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
   monkeypatch.setenv('LIT_JAX_DATA', str(tmp_path / 'named'))
-  named = image_sources.load('cifar10')
+  named = sources.load('cifar10')
   monkeypatch.delenv('LIT_JAX_DATA')
-  same(named, image_sources.load('cifar10'))
+  same(named, sources.load('cifar10'))
 
 
 # CIFAR as TensorFlow Datasets prepares it. The package writes and reads these
@@ -446,11 +444,11 @@ def prepare(
 @pytest.mark.parametrize('version', ['3.0.2', '3.0.0'])
 def test_prepared_round_trip(ids, version, tmp_path, small_cifar):
   unpacked('cifar10', tmp_path / 'plain')
-  plain = image_sources.load('cifar10', str(tmp_path / 'plain'))
+  plain = sources.load('cifar10', str(tmp_path / 'plain'))
   prepare(tmp_path, 'cifar10', plain.splits, version, ids)
   unpacked('cifar10', tmp_path)  # the prepared copy goes before this one
   (tmp_path / 'cifar-10-batches-bin' / 'test_batch.bin').unlink()
-  prepared = image_sources.load('cifar10', str(tmp_path))
+  prepared = sources.load('cifar10', str(tmp_path))
   same(plain, prepared)
   assert prepared.splits['train'].inputs.dtype == np.uint8
   assert prepared.splits['train'].labels.dtype == np.int32
@@ -459,7 +457,7 @@ def test_prepared_round_trip(ids, version, tmp_path, small_cifar):
 
 def prepare_small(tmp_path, **kwargs):
   unpacked('cifar10', tmp_path / 'plain')
-  splits = image_sources.load('cifar10', str(tmp_path / 'plain')).splits
+  splits = sources.load('cifar10', str(tmp_path / 'plain')).splits
   splits = {**splits, **kwargs}
   return prepare(tmp_path, 'cifar10', splits)
 
@@ -472,7 +470,7 @@ def test_newest_readable_version_wins(tmp_path, small_cifar):
   cut_off = tmp_path / 'cifar10' / '9.0.0.incompleteAB12CD'
   cut_off.mkdir()
   (cut_off / 'dataset_info.json').write_text('{')
-  image_sources.load('cifar10', str(tmp_path))
+  sources.load('cifar10', str(tmp_path))
   assert folder.name == '3.0.2'
 
 
@@ -508,7 +506,7 @@ def test_prepared_file_cut_short(tmp_path, small_cifar):
 
 def test_prepared_split_missing(tmp_path, small_cifar):
   unpacked('cifar10', tmp_path / 'plain')
-  splits = image_sources.load('cifar10', str(tmp_path / 'plain')).splits
+  splits = sources.load('cifar10', str(tmp_path / 'plain')).splits
   folder = prepare(tmp_path, 'cifar10', {'train': splits['train']})
   refused('cifar10', tmp_path, folder, 'test', 'prepare')
 
@@ -547,10 +545,8 @@ def small_fashion(tmp_path, monkeypatch):
 
   Nothing is found where Debian puts the real ones.
   """
-  monkeypatch.setattr(image_sources, '_FASHION_COUNTS', COUNTS)
-  monkeypatch.setattr(
-    image_sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'none')
-  )
+  monkeypatch.setattr(sources, '_FASHION_COUNTS', COUNTS)
+  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'none'))
   folder = tmp_path / 'fashion'
   folder.mkdir()
   for split, prefix in (('train', 'train'), ('test', 't10k')):
@@ -573,7 +569,7 @@ def idx(magic, array, shape=None):
 
 
 def test_fashion_packed_or_not(small_fashion):
-  dataset = image_sources.load('fashion_mnist', str(small_fashion))
+  dataset = sources.load('fashion_mnist', str(small_fashion))
   assert dataset.classes == 10
   assert (dataset.preprocess.mean, dataset.preprocess.std) == (
     (0.2860,),
@@ -588,8 +584,8 @@ def test_fashion_packed_or_not(small_fashion):
 
 
 def test_fashion_from_the_system(small_fashion, tmp_path, monkeypatch):
-  monkeypatch.setattr(image_sources, '_FASHION_SYSTEM_DIR', str(small_fashion))
-  dataset = image_sources.load('fashion_mnist', str(tmp_path / 'elsewhere'))
+  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(small_fashion))
+  dataset = sources.load('fashion_mnist', str(tmp_path / 'elsewhere'))
   assert len(dataset.splits['train'].labels) == COUNTS['train']
 
 
@@ -671,7 +667,7 @@ def test_fashion_file_is_a_directory(small_fashion):
 
 
 def test_mini():
-  dataset = image_sources.load('fashion_mnist_mini')
+  dataset = sources.load('fashion_mnist_mini')
   assert dataset.classes == 10
   for split, each in (('train', 200), ('test', 100)):
     images, labels = dataset.splits[split]
@@ -693,8 +689,8 @@ def test_mini_is_cut_from_the_full_set(tmp_path, monkeypatch):
     warnings.warn(reason, stacklevel=1)  # a skip alone is easily overlooked
     pytest.skip(reason)
   monkeypatch.setenv('LIT_JAX_DATA', str(tmp_path))
-  full = image_sources.load('fashion_mnist')
-  mini = image_sources.load('fashion_mnist_mini')
+  full = sources.load('fashion_mnist')
+  mini = sources.load('fashion_mnist_mini')
   for split in ('train', 'test'):
     known = {
       image.tobytes() + bytes([label])
@@ -739,7 +735,7 @@ def test_make_mini_without_the_full_set(
 @pytest.fixture
 def mini_path(tmp_path, monkeypatch):
   path = tmp_path / 'mini.npz'
-  monkeypatch.setattr(image_sources, '_MINI_PATH', str(path))
+  monkeypatch.setattr(sources, '_MINI_PATH', str(path))
   return path
 
 
@@ -789,10 +785,10 @@ def test_mini_label_out_of_range(mini_path):
 
 def test_names():
   known = ('cifar10', 'cifar100', 'fashion_mnist', 'fashion_mnist_mini')
-  assert image_sources.NAMES == known
+  assert sources.NAMES == known
 
 
 def test_unknown_name():
-  refused('cifar-10', '', *image_sources.NAMES, "did you mean 'cifar10'?")
+  refused('cifar-10', '', *sources.NAMES, "did you mean 'cifar10'?")
   refused('fashon_mnist', '', "did you mean 'fashion_mnist'?")
-  refused('zzz', '', *image_sources.NAMES)
+  refused('zzz', '', *sources.NAMES)

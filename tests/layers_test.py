@@ -178,7 +178,7 @@ def test_conv_gradient_through_a_loop():
   [(32, 4, 8), (32, 8, 4), (32, 16, 2), (32, 64, 1), (6, 8, 3), (5, 4, 5)],
 )
 def test_groups_are_merged_up_to_32_channels(groups, width, merged):
-  assert layers._merged_groups(groups, width) == merged
+  assert layers.convolution._merged_groups(groups, width) == merged
 
 
 @pytest.mark.parametrize('groups', [16, 12])

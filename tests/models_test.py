@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lit_jax import blocks, layers, models, phases, summary
+from lit_jax import blocks, layers, models, summary
 from lit_jax.errors import UserError
 from lit_jax.objectives import Objective
+from lit_jax.runs import phases
 
 COMMON = {'family': 'resnet', 'classes': 10, 'input_shape': [8, 8, 3]}
 TEACHER = COMMON | {'depth': 14}  # two units a block

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from lit_jax import blocks, latency, models, network_summary
+from lit_jax import blocks, models
 from lit_jax.errors import UserError
 from lit_jax.models import resnet
+from lit_jax.networks import latency, summary
 
 
 class Part(nn.Module):
@@ -48,7 +49,7 @@ def _net(*bodies, shape=(8, 8, 4)):
 
 
 def _block(body, shape=(8, 8, 4)):
-  return network_summary.summary(_net(body, shape=shape)).parts['blocks_0']
+  return summary.summary(_net(body, shape=shape)).parts['blocks_0']
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def _block(body, shape=(8, 8, 4)):
   ],
 )
 def test_counts_one_layer(body, parameters, macs, shape):
-  assert _block(body) == network_summary.Part(1, parameters, macs, shape)
+  assert _block(body) == summary.Part(1, parameters, macs, shape)
 
 
 def test_reads_the_kernel_layout():
@@ -88,7 +89,7 @@ def test_counts_a_batched_product():
     weights = jax.nn.softmax(jnp.einsum('bqc,bkc->bqk', x, x))
     return jnp.einsum('bqk,bkc->bqc', weights, x)
 
-  assert _block(attend) == network_summary.Part(2, 0, 2 * 64 * 64 * 4, (64, 4))
+  assert _block(attend) == summary.Part(2, 0, 2 * 64 * 64 * 4, (64, 4))
 
 
 def test_a_shortcut_adds_macs_but_no_depth():
@@ -96,7 +97,7 @@ def test_a_shortcut_adds_macs_but_no_depth():
     return _conv(_conv(x, 6), 6) + _conv(x, 6, size=1)
 
   macs = 64 * 6 * (9 * 4 + 9 * 6 + 4)
-  assert _block(residual) == network_summary.Part(2, 564, macs, (8, 8, 6))
+  assert _block(residual) == summary.Part(2, 564, macs, (8, 8, 6))
 
 
 def test_each_output_of_a_jitted_function_keeps_its_own_path():
@@ -176,20 +177,20 @@ def test_leaves_out_what_only_parameters_enter():
   def _weight_b(module):
     return module.param('b', nn.initializers.ones, (4, 4))
 
-  assert _block(factored) == network_summary.Part(1, 32, 64 * 16, (8, 8, 4))
+  assert _block(factored) == summary.Part(1, 32, 64 * 16, (8, 8, 4))
 
 
 def test_batch_statistics_are_no_parameters():
   def normalised(module, x):
     return nn.BatchNorm(use_running_average=True)(x)
 
-  assert _block(normalised) == network_summary.Part(0, 8, 0, (8, 8, 4))
+  assert _block(normalised) == summary.Part(0, 8, 0, (8, 8, 4))
 
 
 @pytest.mark.parametrize('family', ['resnet', 'resnext'])
 def test_parts_add_up_to_the_whole(family):
   net = getattr(resnet, family)(8, shortcut='conv')
-  whole = network_summary.summary(net)
+  whole = summary.summary(net)
   parts = whole.parts.values()
   assert list(whole.parts) == [
     'stem',
@@ -205,7 +206,7 @@ def test_parts_add_up_to_the_whole(family):
 
 
 def test_resnet_20():
-  cost = network_summary.summary(resnet.resnet(20))
+  cost = summary.summary(resnet.resnet(20))
   assert (cost.depth, cost.parameters) == (20, 269_722)
   # 3x3 convolutions of 16, 32 and 64 channels have equal costs, save the
   # first, which has 3 input channels, and the two with half their inputs.
@@ -215,14 +216,14 @@ def test_resnet_20():
 
 
 def test_resnet_20_with_convolutions_as_shortcuts():
-  cost = network_summary.summary(resnet.resnet(20, shortcut='conv'))
+  cost = summary.summary(resnet.resnet(20, shortcut='conv'))
   # Two 1x1 convolutions of 16 x 32 and 32 x 64, and their batch norms.
   more = 16 * 32 + 32 * 64 + 2 * (32 + 64)
   assert (cost.depth, cost.parameters) == (20, 269_722 + more)
 
 
 def test_prints_a_table():
-  text = str(network_summary.summary(resnet.resnet(8)))
+  text = str(summary.summary(resnet.resnet(8)))
   lines = text.splitlines()
   assert lines[0].split() == ['Part', 'Output', 'Depth', 'Parameters', 'MACs']
   assert '16 x 16 x 32' in text
@@ -249,5 +250,5 @@ def test_latency_rejects_counts_below_one(batch, repeats):
 )
 def test_fast_forms_of_a_cpu_count_no_more(family, depth, macs):
   spec = {'family': family, 'depth': depth, 'input_shape': [32, 32, 3]}
-  found = network_summary.summary(models.build(spec))
+  found = summary.summary(models.build(spec))
   assert found.macs == pytest.approx(macs, rel=2e-3)

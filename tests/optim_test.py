@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from lit_jax import blocks, optim
+from lit_jax import blocks
 from lit_jax.errors import UserError
+from lit_jax.training import optim
 
 # Frozen and learning parts of shapes that tell them apart.
 PARAMS = {

@@ -21,10 +21,11 @@ import pytest
 from fixtures import weights
 from flax import traverse_util
 
-from lit_jax import blocks, models, optim, precision, state, steps
+from lit_jax import blocks, models
 from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess, TextPreprocess
 from lit_jax.objectives import Objective, scratch
+from lit_jax.training import optim, precision, state, steps
 
 FORWARD = 1e-5
 BACKWARD = 2e-5

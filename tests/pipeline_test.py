@@ -15,26 +15,17 @@ import optax
 import pytest
 from flax.training.dynamic_scale import DynamicScale
 
-from lit_jax import (
-  blocks,
-  compress,
-  evaluation,
-  loop,
-  models,
-  networks,
-  optim,
-  parallel,
-  phases,
-  precision,
-  state,
-)
-from lit_jax.checkpoint import Checkpoints
+from lit_jax import blocks, models
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.feed import Feed
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
-from lit_jax.interrupt import Interrupted, StopRequest
+from lit_jax.networks import saved
 from lit_jax.objectives import Objective, scratch
+from lit_jax.runs import compress, phases
+from lit_jax.training import devices, evaluation, loop, optim, precision, state
+from lit_jax.training.checkpoint import Checkpoints
+from lit_jax.training.interrupt import Interrupted, StopRequest
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
 
@@ -250,7 +241,7 @@ def test_every_file_is_made(finished):
     assert _steps(workdir / method / phase) == wanted
     assert list((workdir / 'tensorboard' / method / phase).iterdir())
   for method in ('teacher', 'scratch', 'kd', 'lit'):
-    spec, facts = networks.describe(workdir / method / 'student')
+    spec, facts = saved.describe(workdir / method / 'student')
     assert spec == (TEACHER if method == 'teacher' else STUDENT)
     assert facts['dataset'] == 'noise'
   page = (workdir / 'report.html').read_text()
@@ -324,7 +315,7 @@ def test_results_have_the_documented_shape(finished):
 )
 def test_student_alone_gives_its_accuracy(method, phase, finished):
   folder = finished.workdir / method / 'student'
-  spec, variables, facts = networks.load(folder)
+  spec, variables, facts = saved.load(folder)
   _, accuracy = _plain_evaluation(
     models.build(spec), variables, DATASET.splits['test']
   )
@@ -385,7 +376,7 @@ def test_again_changes_nothing(damage, finished, monkeypatch, no_report):
   elif damage is not None:
     (finished.workdir / 'results.json').write_text(damage)
   monkeypatch.setattr(loop, 'run', _no_training)
-  monkeypatch.setattr(networks, 'save', _no_training)
+  monkeypatch.setattr(saved, 'save', _no_training)
   again = compress.run(finished.job, finished.workdir, StopRequest())
   assert again == finished.results
   assert _files(finished.workdir) == before
@@ -398,7 +389,7 @@ def test_one_more_method(finished, tmp_path, monkeypatch, no_report):
   def skip(phase, workdir, variables, stop):
     trained.append((phase.method, phase.name))
     return tuple(
-      loop.PhaseResult(parallel.replicate(own), 1.0) for own in variables
+      loop.PhaseResult(devices.replicate(own), 1.0) for own in variables
     )
 
   monkeypatch.setattr(loop, 'run', skip)
@@ -436,7 +427,7 @@ class Trace:
 
 def _traced(patch):
   seen = Trace()
-  map_train = parallel.map_train
+  map_train = devices.map_train
 
   def mapped(program):
     call = map_train(program)
@@ -455,7 +446,7 @@ def _traced(patch):
 
     return record
 
-  patch.setattr(parallel, 'map_train', mapped)
+  patch.setattr(devices, 'map_train', mapped)
   return seen
 
 
@@ -510,8 +501,8 @@ def _assert_as_through(workdir, results, through):
   assert _rows(results) == _rows(wanted)
   student = pathlib.Path('lit', 'student')
   _assert_same(
-    jax.device_get(networks.load(workdir / student)[1]),
-    jax.device_get(networks.load(reference / student)[1]),
+    jax.device_get(saved.load(workdir / student)[1]),
+    jax.device_get(saved.load(reference / student)[1]),
   )
   assert _records(workdir, 'test') == _records(reference, 'test')
   # A stop within an epoch cuts its record in two; they tell the same.
@@ -661,11 +652,11 @@ def test_a_member_is_the_student_trained_alone(
     'teacher', *method.names
   ]  # fmt: skip
   reference, wanted, _ = through
-  found = networks.load(tmp_path / 'lit-a' / 'student')[1]
-  alone = networks.load(reference / 'lit' / 'student')[1]
+  found = saved.load(tmp_path / 'lit-a' / 'student')[1]
+  alone = saved.load(reference / 'lit' / 'student')[1]
   # 24 steps, whose sums may be taken in another order.
   chex.assert_trees_all_close(found, alone, rtol=1e-3, atol=1e-4)
-  other = networks.load(tmp_path / method.names[1] / 'student')[1]
+  other = saved.load(tmp_path / method.names[1] / 'student')[1]
   distance = optax.tree.norm(optax.tree.sub(other['params'], found['params']))
   assert distance > 0.1
   for name in method.names:
@@ -699,8 +690,8 @@ def test_a_population_resumes_bit_for_bit(
   compress.run(job, stopped, StopRequest())
   for name in method.names:
     _assert_same(
-      jax.device_get(networks.load(stopped / name / 'student')[1]),
-      jax.device_get(networks.load(straight / name / 'student')[1]),
+      jax.device_get(saved.load(stopped / name / 'student')[1]),
+      jax.device_get(saved.load(straight / name / 'student')[1]),
     )
 
 
@@ -791,7 +782,7 @@ def test_kept_checkpoints(
   ]  # fmt: skip
   student = tmp_path / 'scratch' / 'student'
   wanted = networks_seen[ends_with]
-  _assert_same(jax.device_get(networks.load(student)[1]), dict(wanted))
+  _assert_same(jax.device_get(saved.load(student)[1]), dict(wanted))
   _, accuracy = _plain_evaluation(
     models.build(STUDENT), wanted, dataset.splits['test']
   )
@@ -806,7 +797,7 @@ def test_kept_checkpoints(
 
 def _restored(folder):
   """The newest checkpoint of a scratch phase."""
-  net = models.build(STUDENT, axis_name=parallel.AXIS)
+  net = models.build(STUDENT, axis_name=devices.AXIS)
   rate = optim.schedule('steps', 0.1, PER_EPOCH, 2)
   template = state.begin_phase(
     blocks.init(net, jax.random.key(0)),
@@ -850,7 +841,7 @@ def test_nan_stops_at_the_last_good_checkpoint(tmp_path, no_report):
 
 
 def test_infinite_loss_within_a_call(tmp_path, monkeypatch, no_report):
-  map_train = parallel.map_train
+  map_train = devices.map_train
 
   def mapped(program):
     call = map_train(program)
@@ -864,7 +855,7 @@ def test_infinite_loss_within_a_call(tmp_path, monkeypatch, no_report):
 
     return spoil
 
-  monkeypatch.setattr(parallel, 'map_train', mapped)
+  monkeypatch.setattr(devices, 'map_train', mapped)
   with pytest.raises(UserError, match='loss is inf at step 8 of scratch/'):
     compress.run(_job(_scratch(2)), tmp_path, StopRequest())
   _assert_only_the_good_checkpoint(tmp_path)
@@ -873,7 +864,7 @@ def test_infinite_loss_within_a_call(tmp_path, monkeypatch, no_report):
 def test_a_loss_beyond_the_last_step_of_a_call_is_not_read(
   tmp_path, monkeypatch, no_report
 ):
-  map_train = parallel.map_train
+  map_train = devices.map_train
 
   def mapped(program):
     call = map_train(program)
@@ -887,7 +878,7 @@ def test_a_loss_beyond_the_last_step_of_a_call_is_not_read(
 
     return spoil
 
-  monkeypatch.setattr(parallel, 'map_train', mapped)
+  monkeypatch.setattr(devices, 'map_train', mapped)
   compress.run(_job(_scratch(1)), tmp_path, StopRequest())
   (record,) = _records(tmp_path, 'train')
   assert math.isfinite(record['loss'])
@@ -910,7 +901,7 @@ def test_a_held_out_loss_that_is_not_finite(tmp_path, monkeypatch, no_report):
 def test_parameters_that_the_last_step_spoiled(
   tmp_path, monkeypatch, no_report
 ):
-  map_train = parallel.map_train
+  map_train = devices.map_train
 
   def mapped(program):
     call = map_train(program)
@@ -924,7 +915,7 @@ def test_parameters_that_the_last_step_spoiled(
 
     return spoil
 
-  monkeypatch.setattr(parallel, 'map_train', mapped)
+  monkeypatch.setattr(devices, 'map_train', mapped)
   with pytest.raises(UserError, match='after step 10 of scratch/scratch'):
     compress.run(_job(_scratch(2)), tmp_path, _stop_at(monkeypatch, call=3))
   assert _steps(tmp_path / 'scratch' / 'scratch') == [PER_EPOCH]
@@ -939,7 +930,7 @@ def test_skipped_steps_are_not_fatal(tmp_path, monkeypatch, no_report):
   first, last = _records(tmp_path, 'train')
   skipped = round(PER_EPOCH * (first['skipped'] + last['skipped']))
   assert 0 < skipped < 2 * PER_EPOCH
-  _, variables, _ = networks.load(tmp_path / 'scratch' / 'student')
+  _, variables, _ = saved.load(tmp_path / 'scratch' / 'student')
   for leaf in jax.tree.leaves(variables):
     assert np.isfinite(leaf).all()
   # Some steps were taken: the network has left its start.
@@ -953,8 +944,8 @@ def test_skipped_steps_are_not_fatal(tmp_path, monkeypatch, no_report):
 @pytest.fixture(scope='module')
 def trained_pair(finished):
   def load(method):
-    spec, variables, _ = networks.load(finished.workdir / method / 'student')
-    return models.build(spec), parallel.replicate(variables)
+    spec, variables, _ = saved.load(finished.workdir / method / 'student')
+    return models.build(spec), devices.replicate(variables)
 
   return load('teacher'), load('lit')
 

@@ -11,19 +11,12 @@ from ml_collections import ConfigDict
 
 from experiments import recipes
 from experiments.configs import demo
-from lit_jax import (
-  objectives,
-  optim,
-  parallel,
-  population,
-  precision,
-  state,
-  steps,
-)
+from lit_jax import objectives
 from lit_jax.data.dataset import Split
 from lit_jax.data.feed import Feed, Feeds, Superbatch
 from lit_jax.errors import UserError
 from lit_jax.objectives import Objective
+from lit_jax.training import devices, optim, population, precision, state, steps
 
 C, BATCH, MEMBERS = 2, 4, 3
 OPTIMIZER = optim.sgd(lambda step: 0.05 / (1 + step), 0.9, 1e-3)
@@ -149,12 +142,12 @@ def test_over_two_devices(tiny, shared, form):
     population.stack([s.labels for s in superbatches]),
     superbatches[0].count,
   )
-  plan = make_plan(tiny, population.common_objective(OBJECTIVES), parallel.AXIS)
-  program = parallel.map_train(population.train_program(plan, MEMBERS, shared))
+  plan = make_plan(tiny, population.common_objective(OBJECTIVES), devices.AXIS)
+  program = devices.map_train(population.train_program(plan, MEMBERS, shared))
   states, metrics = program(
-    parallel.replicate(population.stack(begin(tiny))),
-    parallel.replicate(tiny.teacher_variables),
-    parallel.shard_superbatch(stacked),
+    devices.replicate(population.stack(begin(tiny))),
+    devices.replicate(tiny.teacher_variables),
+    devices.shard_superbatch(stacked),
     population.stack(OBJECTIVES),
     population.stack(member_keys),
   )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lit_jax.data.preprocess import ImagePreprocess, TextPreprocess
-from lit_jax.data.text import PADDING, UNKNOWN
+from lit_jax.data.texts.characters import PADDING, UNKNOWN
 
 SIZE, PAD, COUNT = 8, 4, 200
 KEY = jax.random.key(5)

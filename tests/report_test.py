@@ -8,8 +8,8 @@ import re
 import pytest
 import rich.console
 
-from lit_jax import report
 from lit_jax.errors import UserError
+from lit_jax.report import report
 
 TEACHER = {
   'method': 'teacher',

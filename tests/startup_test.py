@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import startup
-from lit_jax import networks
+from lit_jax.networks import saved
+from lit_jax.training import startup
 
 ROOT = pathlib.Path(__file__).parents[1]
 # One call of 4 steps, and what a run does around it.
@@ -69,7 +69,7 @@ def _run(workdir, **environment):
 def _student(workdir):
   """The trained network's arrays."""
   folder = workdir / 'scratch' / 'student'
-  return jax.tree.leaves(networks.load(folder)[1])
+  return jax.tree.leaves(saved.load(folder)[1])
 
 
 def _clear(workdir):
@@ -169,7 +169,7 @@ def test_the_line_is_said_once(no_cache):
 
 
 def test_seconds_of_the_process():
-  command = 'from experiments import startup; print(startup.process_seconds())'
+  command = 'from lit_jax.training import startup; print(startup.process_seconds())'
   begun = time.monotonic()
   out = subprocess.check_output([sys.executable, '-c', command], cwd=ROOT)
   # JAX alone takes longer to import than the lower bound; ticks are 10 ms.
@@ -218,7 +218,7 @@ def test_devices_of_a_process(flags, devices):
     [
       sys.executable,
       '-c',
-      'import jax; from experiments import startup; startup.use_cores(64); '
+      'import jax; from lit_jax.training import startup; startup.use_cores(64); '
       'print(jax.local_device_count(), jax.numpy.arange(4).sum())',
     ],
     cwd=ROOT,

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lit_jax import blocks, optim, precision, state
+from lit_jax import blocks
 from lit_jax.errors import UserError
+from lit_jax.training import optim, precision, state
 
 # The tiny pair's equal parts; its blocks are of different depth.
 SAME = ('stem', 'head')

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from lit_jax import objectives, optim, parallel, precision, state, steps
+from lit_jax import objectives
 from lit_jax.objectives import Objective
+from lit_jax.training import devices, optim, precision, state, steps
 
 C, BATCH = 3, 4
 KEY = jax.random.key(42)
@@ -248,14 +249,14 @@ def test_own_input_compares_the_own_pass(tiny, superbatch):
 def test_plain_jit_and_two_devices_agree(tiny, lit, superbatch):
   wanted = run(tiny, lit, begin(tiny), superbatch)
   plain = steps.train_program(make_plan(tiny))
-  teacher, student = tiny.networks(parallel.AXIS)
-  mapped = parallel.map_train(
+  teacher, student = tiny.networks(devices.AXIS)
+  mapped = devices.map_train(
     steps.train_program(
-      make_plan(tiny, teacher=teacher, student=student, axis_name=parallel.AXIS)
+      make_plan(tiny, teacher=teacher, student=student, axis_name=devices.AXIS)
     )
   )
   assert jax.local_device_count() == 2
-  cut = parallel.shard_superbatch(superbatch)
+  cut = devices.shard_superbatch(superbatch)
   assert cut.inputs.shape == (2, C, BATCH // 2, 8, 8, 3)
   over_devices = run(tiny, mapped, begin(tiny), cut)
   # float32 sums in another order, over three steps.
@@ -538,15 +539,15 @@ def test_evaluation_counts_every_example_once(tiny):
 def test_evaluation_over_two_devices(tiny):
   images, labels, valid = padded(tiny)
   one = jax.jit(steps.evaluation_program(tiny.student, tiny.preprocess))
-  two = parallel.map_evaluation(
-    steps.evaluation_program(tiny.student, tiny.preprocess, parallel.AXIS),
+  two = devices.map_evaluation(
+    steps.evaluation_program(tiny.student, tiny.preprocess, devices.AXIS),
     batch_arguments=3,
     arguments=4,
   )
   # The second batch: one device has two examples, the other padding alone.
   batch = images[1], labels[1], valid[1]
   chex.assert_trees_all_close(
-    two(tiny.student_variables, *map(parallel.shard, batch)),
+    two(tiny.student_variables, *map(devices.shard, batch)),
     one(tiny.student_variables, *batch),
     rtol=1e-5,
   )
@@ -610,9 +611,9 @@ def test_ir_error_over_two_devices(tiny):
   one = jax.jit(
     steps.ir_error_program(tiny.teacher, tiny.student, tiny.preprocess)
   )
-  two = parallel.map_evaluation(
+  two = devices.map_evaluation(
     steps.ir_error_program(
-      tiny.teacher, tiny.student, tiny.preprocess, parallel.AXIS
+      tiny.teacher, tiny.student, tiny.preprocess, devices.AXIS
     ),
     batch_arguments=2,
     arguments=4,
@@ -620,7 +621,7 @@ def test_ir_error_over_two_devices(tiny):
   variables = tiny.teacher_variables, tiny.student_variables
   batch = images[1], valid[1]
   chex.assert_trees_all_close(
-    two(*variables, *map(parallel.shard, batch)),
+    two(*variables, *map(devices.shard, batch)),
     one(*variables, *batch),
     rtol=1e-5,
   )

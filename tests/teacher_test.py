@@ -1,14 +1,16 @@
 """The teacher that comes with the package."""
 
-from lit_jax import evaluation, models, networks, parallel
-from lit_jax.data import image_sources
+from lit_jax import models
+from lit_jax.data.images import sources
+from lit_jax.networks import saved
+from lit_jax.training import devices, evaluation
 
 
 def test_embedded_teacher_knows_images_it_was_not_trained_on():
-  data = image_sources.load('fashion_mnist_mini')
-  spec, variables, facts = networks.load(networks.embedded(data.name))
+  data = sources.load('fashion_mnist_mini')
+  spec, variables, facts = saved.load(saved.embedded(data.name))
   evaluate = evaluation.evaluator(
-    models.build(spec, axis_name=parallel.AXIS),
+    models.build(spec, axis_name=devices.AXIS),
     data.preprocess,
     data.splits['test'],
   )

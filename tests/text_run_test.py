@@ -11,7 +11,9 @@ import pytest
 
 from experiments import baselines, recipes
 from experiments.configs import resnet
-from lit_jax import compress, loop, networks, phases
+from lit_jax.networks import saved
+from lit_jax.runs import compress, phases
+from lit_jax.training import loop
 
 pytestmark = [
   pytest.mark.usefixtures('compiled_once'),
@@ -91,7 +93,7 @@ def _results(workdir):
 
 
 def _network(workdir, name):
-  return jax.device_get(networks.load(workdir / name / 'student')[1])
+  return jax.device_get(saved.load(workdir / name / 'student')[1])
 
 
 def _assert_same(a, b):

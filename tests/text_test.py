@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lit_jax.data import text
+from lit_jax.data.texts import characters
 
 TYPES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
@@ -19,8 +19,8 @@ def reference(value, length):
       character = ' '
     if character in string.ascii_uppercase:
       character = character.lower()
-    known = character in text.SYMBOLS
-    row.append(text.SYMBOLS.index(character) + 1 if known else 70)
+    known = character in characters.SYMBOLS
+    row.append(characters.SYMBOLS.index(character) + 1 if known else 70)
   return row + [0] * (length - len(row))
 
 
@@ -38,14 +38,20 @@ def random_texts(seed, length, count):
 
 
 def test_alphabet():
-  assert len(text.SYMBOLS) == 69 == len(set(text.SYMBOLS))
+  assert len(characters.SYMBOLS) == 69 == len(set(characters.SYMBOLS))
   kinds = string.ascii_lowercase, string.digits, string.punctuation, ' '
-  assert set(text.SYMBOLS) == set(''.join(kinds))
-  assert (text.PADDING, text.UNKNOWN, text.VOCABULARY) == (0, 70, 71)
+  assert set(characters.SYMBOLS) == set(''.join(kinds))
+  assert (characters.PADDING, characters.UNKNOWN, characters.VOCABULARY) == (
+    0,
+    70,
+    71,
+  )
 
 
 def test_rows_by_hand():
-  rows = text.encode(pa.array(['aZ é', '!\t1\r\n~', '', None, 'a😀bc']), 5)
+  rows = characters.encode(
+    pa.array(['aZ é', '!\t1\r\n~', '', None, 'a😀bc']), 5
+  )
   # ' ' is 1, '!' 2, '0' 17, '@' 33, 'a' 40, 'z' 65, '~' 69.
   assert rows.tolist() == [
     [40, 65, 1, 70, 0],
@@ -55,25 +61,26 @@ def test_rows_by_hand():
     [40, 70, 41, 42, 0],
   ]
   assert rows.dtype == np.uint8
-  everything = text.encode(pa.array([text.SYMBOLS]), 70)
+  everything = characters.encode(pa.array([characters.SYMBOLS]), 70)
   assert everything.tolist() == [[*range(1, 70), 0]]
 
 
 @pytest.mark.parametrize('kind', TYPES, ids=str)
 @pytest.mark.parametrize('piece', [1, 50, 1 << 21])
 def test_as_the_reference(kind, piece, monkeypatch):
-  monkeypatch.setattr(text, '_PIECE', piece)
+  monkeypatch.setattr(characters, '_PIECE', piece)
   for seed, length in enumerate((1, 2, 7, 40)):
     texts = random_texts(seed, length, 60)
     texts[7] = texts[59] = None
     expected = [reference(t, length) for t in texts]
     binary = [None if t is None else t.encode() for t in texts]
     array = pa.array(binary, pa.binary()).cast(kind)
-    assert text.encode(array, length).tolist() == expected
-    assert text.encode(array[9:42], length).tolist() == expected[9:42]
+    assert characters.encode(array, length).tolist() == expected
+    assert characters.encode(array[9:42], length).tolist() == expected[9:42]
     chunks = pa.chunked_array([array[3:20], array[:0], array[30:]])
     assert (
-      text.encode(chunks, length).tolist() == expected[3:20] + expected[30:]
+      characters.encode(chunks, length).tolist()
+      == expected[3:20] + expected[30:]
     )
 
 
@@ -88,35 +95,39 @@ def test_bytes_behind_a_null():
     ],
   )
   assert texts.to_pylist() == ['a', None, 'd']
-  assert text.encode(texts, 2).tolist() == [[40, 0], [0, 0], [43, 0]]
+  assert characters.encode(texts, 2).tolist() == [[40, 0], [0, 0], [43, 0]]
 
 
 @pytest.mark.parametrize('texts', [[], ['', ''], [None]])
 def test_nothing(texts):
-  rows = text.encode(pa.array(texts, pa.string()), 3)
+  rows = characters.encode(pa.array(texts, pa.string()), 3)
   assert rows.shape == (len(texts), 3) and not rows.any()
 
 
 def test_refused():
   with pytest.raises(ValueError, match='length 0'):
-    text.encode(pa.array(['a']), 0)
+    characters.encode(pa.array(['a']), 0)
   with pytest.raises(TypeError, match='int64'):
-    text.encode(pa.array([1]), 4)
+    characters.encode(pa.array([1]), 4)
 
 
 def test_decode(monkeypatch):
-  monkeypatch.setattr(text, '_PIECE', 64)
+  monkeypatch.setattr(characters, '_PIECE', 64)
   texts = random_texts(5, 30, 50)
-  rows = text.encode(pa.array(texts), 30)
+  rows = characters.encode(pa.array(texts), 30)
 
   def back(value):
-    symbols = ['\0', *text.SYMBOLS, '\ufffd']
+    symbols = ['\0', *characters.SYMBOLS, '\ufffd']
     return ''.join(symbols[i] for i in reference(value, 30)).rstrip('\0')
 
-  assert text.decode(rows) == [back(t) for t in texts]
+  assert characters.decode(rows) == [back(t) for t in texts]
   known = ['Good\tcoffee, 5/5!', '', ' led by a space ']
-  rows = text.encode(pa.array(known), 20)
-  assert text.decode(rows) == ['good coffee, 5/5!', '', ' led by a space ']
-  assert text.decode(rows[:0]) == []
+  rows = characters.encode(pa.array(known), 20)
+  assert characters.decode(rows) == [
+    'good coffee, 5/5!',
+    '',
+    ' led by a space ',
+  ]
+  assert characters.decode(rows[:0]) == []
   with pytest.raises(IndexError):
-    text.decode(np.full((1, 4), text.VOCABULARY, np.uint8))
+    characters.decode(np.full((1, 4), characters.VOCABULARY, np.uint8))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lit_jax.data.text import PADDING, UNKNOWN
+from lit_jax.data.texts.characters import PADDING, UNKNOWN
 
 PAD = 4
 

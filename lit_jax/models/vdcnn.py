@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lit_jax.blocks import BlockNet
-from lit_jax.data.text import VOCABULARY
+from lit_jax.data.texts.characters import VOCABULARY
 from lit_jax.errors import UserError
 from lit_jax.layers import BatchNorm, Conv
+from lit_jax.layers.text import embed, k_max, max_pool
 from lit_jax.models.block import Block
-from lit_jax.temporal import embed, k_max, max_pool
 
 DOWNSAMPLES = ('max_pool', 'conv', 'k_max')
 # Units of each block, each of two convolutions; the first layer is the ninth.

@@ -25,7 +25,7 @@ from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.layers import on_cpu
 from lit_jax.objectives import Objective
-from lit_jax.state import TrainState
+from lit_jax.training.state import TrainState
 
 # Examples that the teacher takes at once on a CPU, which is slower with the
 # whole superbatch in one piece; for images 16 to 64 gain about the same, for

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lit_jax import parallel, steps
 from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Split
 from lit_jax.data.preprocess import Preprocess
+from lit_jax.training import devices, steps
 
 Variables = dict[str, Any]
 # Large enough to be fast, small enough for any device's memory.
@@ -58,8 +58,8 @@ def evaluator(
   net: BlockNet, preprocess: Preprocess, split: Split
 ) -> Callable[[Variables], Evaluation]:
   """A function of variables that evaluates them on the split."""
-  program = parallel.map_evaluation(
-    steps.evaluation_program(net, preprocess, parallel.AXIS), 3, 4
+  program = devices.map_evaluation(
+    steps.evaluation_program(net, preprocess, devices.AXIS), 3, 4
   )
 
   def evaluate(variables: Variables) -> Evaluation:
@@ -90,8 +90,8 @@ def ir_errors(
     teacher's IR, divided by that IR's variance over examples and elements. 0
     is the teacher's own block, 1 is a constant.
   """
-  program = parallel.map_evaluation(
-    steps.ir_error_program(teacher, student, preprocess, parallel.AXIS), 2, 4
+  program = devices.map_evaluation(
+    steps.ir_error_program(teacher, student, preprocess, devices.AXIS), 2, 4
   )
   sums = _total(
     program(teacher_variables, variables, *batch)
@@ -118,7 +118,7 @@ def _batches(split: Split, labels: bool) -> Iterator[tuple[np.ndarray, ...]]:
     columns = [split.inputs[rows]]
     if labels:
       columns.append(split.labels[rows])
-    yield tuple(parallel.shard(x) for x in (*columns, valid))
+    yield tuple(devices.shard(x) for x in (*columns, valid))
 
 
 def _total(parts) -> dict[str, np.ndarray]:

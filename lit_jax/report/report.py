@@ -17,7 +17,7 @@ import rich.text
 from lit_jax.errors import UserError
 
 if TYPE_CHECKING:
-  from lit_jax import plots
+  from lit_jax.report import plots
 
 Results = Mapping[str, Any]
 
@@ -186,7 +186,7 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
 
 def _html(results: Results, metrics: Sequence[Mapping[str, Any]]) -> str:
   # Here, for matplotlib takes long to import, and a run's start needs no plot.
-  from lit_jax import plots
+  from lit_jax.report import plots
 
   methods = [row['method'] for row in results['rows']]
   tracks = _tracks(metrics, methods)
@@ -361,7 +361,7 @@ def _tracks(
   metrics: Sequence[Mapping[str, Any]], methods: Sequence[str]
 ) -> 'dict[str, list[plots.Phase]]':
   """Joins each method's phases, methods ordered as in the table."""
-  from lit_jax import plots
+  from lit_jax.report import plots
 
   found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
   for record in metrics:

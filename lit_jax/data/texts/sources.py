@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from lit_jax.comma_list import names
-from lit_jax.data import text, text_cache, text_files
 from lit_jax.data.dataset import Dataset, Split, check_name, home
 from lit_jax.data.preprocess import TextPreprocess
-from lit_jax.data.text_files import Columns, Source
+from lit_jax.data.texts import cache, characters, files
+from lit_jax.data.texts.files import Columns, Source
 from lit_jax.errors import UserError, reason
 
 _SPLITS = ('train', 'test')
@@ -117,11 +117,11 @@ def load(
   if name == _FINE_FOODS:
     return _fine_foods(options.length)
   source = _find(name, data_dir, options)
-  entry = os.path.join(_cache(options), text_cache.key(_facts(source, options)))
+  entry = os.path.join(_cache(options), cache.key(_facts(source, options)))
   if not os.path.exists(entry):
     print(f'reading {source.place} into {entry}', file=sys.stderr)
     _prepare(source, options, entry)
-  splits, classes, notes = text_cache.read(entry, options.length)
+  splits, classes, notes = cache.read(entry, options.length)
   if notes:
     print(f'{source.place}: {_skipped(notes)}', file=sys.stderr)
   content = os.path.basename(entry)
@@ -171,7 +171,7 @@ def _find(name: str, data_dir: str, options: TextOptions) -> Source:
     options.label.strip(),
     names(options.columns, 'columns'),
     names(options.classes, 'classes'),
-    ordinal=not any(map(text_files.is_integer, options.classes.split(','))),
+    ordinal=not any(map(files.is_integer, options.classes.split(','))),
     escaped=False,
   )
   if name == _OWN:
@@ -308,12 +308,12 @@ def _hash(path: str) -> str:
 
 
 def _prepare(source: Source, options: TextOptions, entry: str) -> None:
-  numbers = text_files.Numbers(source.columns)
+  numbers = files.Numbers(source.columns)
   labels, notes = {}, {}
-  with text_cache.writing(entry, options.length) as part:
+  with cache.writing(entry, options.length) as part:
     for split in _SPLITS:
-      faults = text_files.Faults(options.on_bad == 'skip')
-      blocks = text_files.encoded(
+      faults = files.Faults(options.on_bad == 'skip')
+      blocks = files.encoded(
         source, split, numbers, faults, part, options.length
       )
       labels[split] = part.write(split, blocks)
@@ -383,7 +383,7 @@ def _fine_foods(length: int) -> Dataset:
       if split == 'test' or t not in unseen
     ]
     texts, numbers = zip(*pairs, strict=True)
-    ids = text.encode(pa.array(texts, pa.large_string()), length)
+    ids = characters.encode(pa.array(texts, pa.large_string()), length)
     splits[split] = Split(ids, np.array(numbers, np.int32))
   classes = _FINE_FOODS_CLASSES
   return Dataset(place, splits, len(classes), TextPreprocess(), classes)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lit_jax import layers, temporal
+from lit_jax import layers
+from lit_jax.layers import text
 
 RNG = np.random.default_rng(0)
 
@@ -29,7 +30,7 @@ def test_winograd_is_the_convolution(length):
   x, kernel = _normal(3, 1, length, 5), _normal(1, 3, 5, 4)
   padded = np.pad(x.astype(np.float64)[:, 0], ((0, 0), (1, 1), (0, 0)))
   wanted = sum(padded[:, i : i + length] @ kernel[0, i] for i in range(3))
-  found = temporal.winograd(jnp.asarray(x), jnp.asarray(kernel))
+  found = text.winograd(jnp.asarray(x), jnp.asarray(kernel))
   assert found.shape == (3, 1, length, 4)
   np.testing.assert_allclose(found[:, 0], wanted, rtol=0, atol=2e-5)
 
@@ -45,7 +46,7 @@ def test_winograds_gradients_are_those_of_the_convolution():
     return jax.grad(lambda x, k: (form(x, k) * dy).sum(), (0, 1))(x, kernel)
 
   chex.assert_trees_all_close(
-    gradients(temporal.winograd), gradients(_plain), rtol=0, atol=5e-5
+    gradients(text.winograd), gradients(_plain), rtol=0, atol=5e-5
   )
 
 
@@ -73,7 +74,7 @@ def test_which_convolutions_are_winograds():
 @pytest.mark.parametrize('length', [1, 2, 7, 8])
 def test_max_pool_by_hand(length):
   x = _normal(2, 1, length, 3)
-  found = temporal.max_pool(jnp.asarray(x))
+  found = text.max_pool(jnp.asarray(x))
   wanted = [x[:, 0, max(0, i - 1) : i + 2].max(1) for i in range(0, length, 2)]
   np.testing.assert_array_equal(found[:, 0], np.stack(wanted, 1))
 
@@ -81,7 +82,7 @@ def test_max_pool_by_hand(length):
 def test_max_pools_gradient_goes_to_the_first_of_equals():
   x = jnp.asarray([5.0, 5, 5, 1, 2, 2, 7]).reshape(1, 1, 7, 1)
   dy = jnp.asarray([1.0, 10, 100, 1000]).reshape(1, 1, 4, 1)
-  gradient = jax.grad(lambda x: (temporal.max_pool(x) * dy).sum())(x)
+  gradient = jax.grad(lambda x: (text.max_pool(x) * dy).sum())(x)
   # Windows: 5 5 | 5 5 1 | 1 2 2 | 2 7.
   wanted = [1, 10, 0, 0, 100, 0, 1000]
   np.testing.assert_array_equal(gradient.ravel(), wanted)
@@ -90,14 +91,14 @@ def test_max_pools_gradient_goes_to_the_first_of_equals():
 @pytest.mark.parametrize('few', [0, 16])
 def test_k_max_keeps_the_order_and_takes_the_first_of_equals(few, monkeypatch):
   # One largest value after another, or all at once.
-  monkeypatch.setattr(temporal, '_FEW', few)
+  monkeypatch.setattr(text, '_FEW', few)
   channels = [[3.0, 1, 2, 3, 0], [0, 4, 0, 0, 9]]
   x = jnp.asarray(channels).T.reshape(1, 1, 5, 2)
-  found = temporal.k_max(x, 3)
+  found = text.k_max(x, 3)
   np.testing.assert_array_equal(found[0, 0, :, 0], [3, 2, 3])
   np.testing.assert_array_equal(found[0, 0, :, 1], [0, 4, 9])
   dy = jnp.asarray([[1.0, 10, 100], [2, 20, 200]]).T.reshape(1, 1, 3, 2)
-  gradient = jax.grad(lambda x: (temporal.k_max(x, 3) * dy).sum())(x)
+  gradient = jax.grad(lambda x: (text.k_max(x, 3) * dy).sum())(x)
   np.testing.assert_array_equal(gradient[0, 0, :, 0], [1, 0, 10, 100, 0])
   np.testing.assert_array_equal(gradient[0, 0, :, 1], [2, 20, 0, 0, 200])
 
@@ -105,10 +106,10 @@ def test_k_max_keeps_the_order_and_takes_the_first_of_equals(few, monkeypatch):
 def test_embed_and_its_gradient_by_hand():
   table = jnp.asarray([[1.0, 2], [3, 4], [5, 6]])
   ids = jnp.asarray([[0, 3, 1], [3, 0, 0]], jnp.uint8)
-  found = temporal.embed(table, ids)
+  found = text.embed(table, ids)
   wanted = [[[0, 0], [5, 6], [1, 2]], [[5, 6], [0, 0], [0, 0]]]
   np.testing.assert_array_equal(found, wanted)
   dy = jnp.arange(12.0).reshape(2, 3, 2)
-  gradient = jax.grad(lambda t: (temporal.embed(t, ids) * dy).sum())(table)
+  gradient = jax.grad(lambda t: (text.embed(t, ids) * dy).sum())(table)
   # Of id 1: the third place; of id 2 none; of id 3 the second and the fourth.
   np.testing.assert_array_equal(gradient, [[4, 5], [0, 0], [2 + 6, 3 + 7]])

@@ -3,7 +3,7 @@
     workdir/
       config.json data.json     what the run was made with
       METHOD/PHASE/             Orbax checkpoints
-      METHOD/student/           the trained network alone (networks.py)
+      METHOD/student/           the trained network alone (saved.py)
       BASELINE/row.json
       metrics.jsonl tensorboard/
       results.json report.html
@@ -28,23 +28,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lit_jax import (
-  evaluation,
-  models,
-  networks,
-  parallel,
-  phases,
-  report,
-)
+from lit_jax import models
+from lit_jax.training import evaluation, devices
+from lit_jax.networks import saved
+from lit_jax.runs import phases
+from lit_jax.report import report
 from lit_jax.blocks import BlockNet, check_pair
 from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError, reason
-from lit_jax.interrupt import Interrupted, StopRequest
-from lit_jax.latency import latency_ms
-from lit_jax.loop import FirstCall
-from lit_jax.network_summary import summary
-from lit_jax.phases import Context, Method, Training
-from lit_jax.precision import policy
+from lit_jax.training.interrupt import Interrupted, StopRequest
+from lit_jax.networks.latency import latency_ms
+from lit_jax.training.loop import FirstCall
+from lit_jax.networks.summary import summary
+from lit_jax.runs.phases import Context, Method, Training
+from lit_jax.training.precision import policy
 
 TEACHER, STUDENT = 'teacher', 'student'
 _CONFIG, _DATA, _RESULTS = 'config.json', 'data.json', 'results.json'
@@ -164,12 +161,12 @@ def train(
     rows = []
     for student in job.students:
       folders = [workdir / name / STUDENT for name in student.method.names]
-      if not all(map(networks.exists, folders)):
+      if not all(map(saved.exists, folders)):
         taught = given
         if student.teacher != TEACHER:
           taught = _taught_before(job, workdir / student.teacher / STUDENT)
         _train_student(job, context, student, taught)
-      rows += [networks.describe(folder)[1]['row'] for folder in folders]
+      rows += [saved.describe(folder)[1]['row'] for folder in folders]
     if given is not None:
       # Last, for a given teacher's takes seconds that training need not await.
       rows.insert(0, _teacher_row(job, context, *given))
@@ -292,7 +289,7 @@ def _check(job: Run) -> BlockNet:
 
 
 def _build(job, spec):
-  return models.build(spec, policy(job.training.precision).dtype, parallel.AXIS)
+  return models.build(spec, policy(job.training.precision).dtype, devices.AXIS)
 
 
 def _check_names(job):
@@ -448,9 +445,9 @@ def _flat(tree, prefix=''):
 def _given_teacher(job):
   """Specification, variables and facts of the teacher that the user named."""
   name = job.teacher_checkpoint
-  if name == networks.EMBEDDED:
-    folder = networks.embedded(job.dataset.name)
-    if not networks.exists(folder):
+  if name == saved.EMBEDDED:
+    folder = saved.embedded(job.dataset.name)
+    if not saved.exists(folder):
       raise UserError(
         f'no teacher is embedded for {job.dataset.name}; train one '
         '(teacher.checkpoint empty) or name the folder of one'
@@ -458,9 +455,9 @@ def _given_teacher(job):
   else:
     folder = pathlib.Path(name).expanduser()
     inside = folder / TEACHER / STUDENT
-    if networks.exists(inside):
+    if saved.exists(inside):
       folder = inside
-  return networks.load(folder, job.teacher)
+  return saved.load(folder, job.teacher)
 
 
 class _Teacher(NamedTuple):
@@ -472,27 +469,27 @@ class _Teacher(NamedTuple):
 
 def _taught_before(job, folder):
   """A student of this run that now teaches."""
-  spec, variables, _ = networks.load(folder)
-  return _Teacher(_build(job, spec), parallel.replicate(variables))
+  spec, variables, _ = saved.load(folder)
+  return _Teacher(_build(job, spec), devices.replicate(variables))
 
 
 def _teacher_variables(job, context, net):
   """The teacher's variables: given, trained before, or trained now."""
   if job.teacher_checkpoint:
-    return parallel.replicate(_given_teacher(job)[1])
+    return devices.replicate(_given_teacher(job)[1])
   folder = context.workdir / TEACHER / STUDENT
-  if not networks.exists(folder):
+  if not saved.exists(folder):
     method = job.teacher_method
     (result,) = phases.run_method(context, method, net, None, None)
     found = _tester(job, net)(result.variables)
     _save(job, context, TEACHER, method.epochs, job.teacher, found, result)
-  return parallel.replicate(networks.load(folder, job.teacher)[1])
+  return devices.replicate(saved.load(folder, job.teacher)[1])
 
 
 def _teacher_row(job, context, net, variables):
   """The row of the teacher, which a given one does not bring along."""
   if not job.teacher_checkpoint:
-    return networks.describe(context.workdir / TEACHER / STUDENT)[1]['row']
+    return saved.describe(context.workdir / TEACHER / STUDENT)[1]['row']
   found = _tester(job, net)(variables)
   return _row(job, TEACHER, job.teacher, variables, found, 0, 0.0)
 
@@ -544,7 +541,7 @@ def _save(job, context, name, epochs, spec, found, result, extra=None):
   )
   facts = {'dataset': job.dataset.name, 'row': row | (extra or {})}
   folder = context.workdir / name / STUDENT
-  networks.save(folder, spec, result.variables, facts)
+  saved.save(folder, spec, result.variables, facts)
 
 
 def _row(job, method, spec, variables, found, epochs, seconds):

@@ -20,7 +20,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from lit_jax.data import text, text_cache
+from lit_jax.data.texts import cache, characters
 from lit_jax.errors import UserError, reason
 
 # pyarrow makes these functions when it is imported, unseen by type checkers.
@@ -178,7 +178,7 @@ def encoded(
   split: str,
   numbers: Numbers,
   faults: Faults,
-  part: text_cache.Part,
+  part: cache.Part,
   length: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Reads, checks and encodes the rows of a split, a table at a time.
@@ -219,7 +219,7 @@ def encoded(
       joined, labels = joined.filter(pa.array(good)), labels[good]
     if columns.escaped:
       joined = _compute.replace_substring(joined, b'\\n', b' ')
-    yield text.encode(joined, length), labels
+    yield characters.encode(joined, length), labels
 
 
 def _join(texts: Sequence[Any]) -> tuple[Any, np.ndarray]:
@@ -341,7 +341,7 @@ class _Records:
 
 
 def _csv_tables(
-  source: Source, split: str, faults: Faults, part: text_cache.Part
+  source: Source, split: str, faults: Faults, part: cache.Part
 ) -> Iterator[_Table]:
   columns = source.columns
   (path,) = source.files[split]
@@ -484,7 +484,7 @@ def _reading(where: str) -> Iterator[None]:
 
 
 def _parquet_tables(
-  source: Source, split: str, faults: Faults, part: text_cache.Part
+  source: Source, split: str, faults: Faults, part: cache.Part
 ) -> Iterator[_Table]:
   del faults, part
   for path in source.files[split]:
@@ -500,7 +500,7 @@ def _parquet_tables(
 
 
 def _tfds_tables(
-  source: Source, split: str, faults: Faults, part: text_cache.Part
+  source: Source, split: str, faults: Faults, part: cache.Part
 ) -> Iterator[_Table]:
   del faults, part
   place, columns = source.place, source.columns
@@ -584,7 +584,7 @@ def _broken(column: Any) -> np.ndarray:
     return np.array([v.decode('utf-8', 'ignore').encode() != v for v in values])
 
 
-_Reader = Callable[[Source, str, Faults, text_cache.Part], Iterator[_Table]]
+_Reader = Callable[[Source, str, Faults, cache.Part], Iterator[_Table]]
 _READERS: dict[str, _Reader] = {
   'csv': _csv_tables,
   'parquet': _parquet_tables,

@@ -9,7 +9,7 @@ from flax import struct
 from flax.training.dynamic_scale import DynamicScale
 
 from lit_jax.errors import UserError
-from lit_jax.precision import Policy
+from lit_jax.training.precision import Policy
 
 
 class TrainState(struct.PyTreeNode):

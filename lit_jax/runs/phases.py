@@ -7,22 +7,14 @@ from typing import Any
 
 import jax
 
-from lit_jax import (
-  evaluation,
-  loop,
-  optim,
-  parallel,
-  population,
-  state,
-  steps,
-)
+from lit_jax.training import evaluation, loop, optim, devices, population, state, steps
 from lit_jax.blocks import BlockNet, init, shapes
 from lit_jax.data.dataset import Dataset
 from lit_jax.data.feed import Feed, Feeds
 from lit_jax.errors import UserError
-from lit_jax.interrupt import Interrupted, StopRequest
+from lit_jax.training.interrupt import Interrupted, StopRequest
 from lit_jax.objectives import Objective, check
-from lit_jax.precision import policy
+from lit_jax.training.precision import policy
 
 Variables = dict[str, Any]
 SELECTIONS = ('last', 'best')
@@ -173,7 +165,7 @@ class Context:
 def check_training(training: Training, dataset: Dataset) -> None:
   """Raises UserError when a setting is out of range or does not fit."""
   policy(training.precision)
-  parallel.check_batch(training.batch_size)
+  devices.check_batch(training.batch_size)
   examples = len(dataset.splits['train'].labels)
   if training.batch_size > examples:
     raise UserError(
@@ -360,7 +352,7 @@ def _phase_run(
       objective=objective,
       frozen=phase.frozen,
       preprocess=context.dataset.preprocess,
-      axis_name=parallel.AXIS,
+      axis_name=devices.AXIS,
     ),
     objectives=objectives,
     policy=policy(training.precision),

@@ -10,8 +10,8 @@ import zipfile
 
 import numpy as np
 
-from lit_jax.data import image_sources
 from lit_jax.data.dataset import Dataset
+from lit_jax.data.images import sources
 from lit_jax.errors import UserError
 
 SEED = 0
@@ -92,7 +92,7 @@ def main() -> int:
   parser.add_argument('--out', default=PATH, help='the file to write')
   args = parser.parse_args()
   try:
-    arrays = cut(image_sources.load('fashion_mnist', args.data_dir))
+    arrays = cut(sources.load('fashion_mnist', args.data_dir))
     write(args.out, arrays)
   except (UserError, OSError) as e:
     print(e, file=sys.stderr)

@@ -35,7 +35,7 @@ _MINI_COUNTS = {'train': 2000, 'test': 1000}
 _MINI_PATH = os.path.join(os.path.dirname(__file__), 'fashion_mnist_mini.npz')
 _MINI_FIX = (
   'install lit_jax again, or make the file with '
-  "'python -m lit_jax.data.make_fashion_mnist_mini'"
+  "'python -m lit_jax.data.images.make_fashion_mnist_mini'"
 )
 _IDX_IMAGES = 0x803  # unsigned bytes, three dimensions
 _IDX_LABELS = 0x801  # unsigned bytes, one dimension

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.data import text
 from lit_jax.data.dataset import Split
+from lit_jax.data.texts import characters
 from lit_jax.errors import UserError, reason
 
 _FORMAT = 1
@@ -32,7 +32,7 @@ _SWEEP_AGE = 60  # seconds
 
 def key(facts: dict[str, Any]) -> str:
   """The name of the entry that these facts, in JSON's types, decide."""
-  everything = facts | {'format': _FORMAT, 'symbols': text.SYMBOLS}
+  everything = facts | {'format': _FORMAT, 'symbols': characters.SYMBOLS}
   canonical = json.dumps(everything, sort_keys=True)
   return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -89,7 +89,7 @@ class Part:
     meta = {
       'format': _FORMAT,
       'key': os.path.basename(self._folder).split('.')[0],
-      'symbols': text.SYMBOLS,
+      'symbols': characters.SYMBOLS,
       'length': self._length,
       'counts': {split: len(numbers) for split, numbers in labels.items()},
       'classes': list(classes),
@@ -234,7 +234,7 @@ def read(
 def _check(meta: Any, name: str, length: int) -> None:
   if meta['format'] != _FORMAT:
     raise ValueError(f'their format is {meta["format"]}, not {_FORMAT}')
-  if meta['symbols'] != text.SYMBOLS:
+  if meta['symbols'] != characters.SYMBOLS:
     raise ValueError('their alphabet is another one')
   if meta['length'] != length:
     raise ValueError(f'their length is {meta["length"]}, not {length}')

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lit_jax import steps
 from lit_jax.data.feed import Superbatch
 from lit_jax.errors import UserError
 from lit_jax.layers import on_cpu
 from lit_jax.objectives import Objective
+from lit_jax.training import steps
 
 
 def stack(trees: Sequence[Any]) -> Any:

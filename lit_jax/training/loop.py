@@ -12,14 +12,14 @@ import numpy as np
 import optax
 from rich import progress
 
-from lit_jax import logs, parallel, population, state, steps
-from lit_jax.checkpoint import Checkpoints
 from lit_jax.data.feed import Feed, Feeds
 from lit_jax.errors import UserError
-from lit_jax.evaluation import Evaluation
-from lit_jax.interrupt import Interrupted, StopRequest
 from lit_jax.objectives import Objective
-from lit_jax.precision import Policy
+from lit_jax.training import devices, logs, population, state, steps
+from lit_jax.training.checkpoint import Checkpoints
+from lit_jax.training.evaluation import Evaluation
+from lit_jax.training.interrupt import Interrupted, StopRequest
+from lit_jax.training.precision import Policy
 
 # Metrics are read back, and logged, about this often; reading waits for the
 # device.
@@ -116,7 +116,7 @@ def run(
   """
   folder = workdir / phase.method / phase.name
   checkpoints = Checkpoints(folder, keep_best=phase.select_best)
-  first = parallel.replicate(
+  first = devices.replicate(
     population.stack(
       [
         state.begin_phase(own, phase.plan.optimizer, phase.policy)
@@ -125,7 +125,7 @@ def run(
     )
   )
   current = checkpoints.restore(first) or first
-  current = parallel.replicate(current)
+  current = devices.replicate(current)
   step = int(current.step.max())
   seconds = 0.0
   for name in phase.members:
@@ -156,13 +156,13 @@ def _networks(phase, current):
 
 def _train(phase, folder, current, checkpoints, records, seconds, stop):
   """Runs the steps that are left; the last state and the training seconds."""
-  program = parallel.map_train(
+  program = devices.map_train(
     population.train_program(
       phase.plan, len(phase.members), isinstance(phase.feed, Feed)
     )
   )
   objectives = population.stack(phase.objectives)
-  teacher = None if phase.teacher is None else parallel.replicate(phase.teacher)
+  teacher = None if phase.teacher is None else devices.replicate(phase.teacher)
   waiting: list[_Waiting] = []
   step = begin = int(current.step.max())
   saved = time.monotonic()
@@ -174,7 +174,7 @@ def _train(phase, folder, current, checkpoints, records, seconds, stop):
       current, metrics = program(
         current,
         teacher,
-        parallel.shard_superbatch(superbatch),
+        devices.shard_superbatch(superbatch),
         objectives,
         phase.key,
       )

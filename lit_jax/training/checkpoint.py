@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from lit_jax.errors import UserError
-from lit_jax.networks import first_line
-from lit_jax.state import TrainState
+from lit_jax.networks.saved import first_line
+from lit_jax.training.state import TrainState
 
 _KEPT = 2
 

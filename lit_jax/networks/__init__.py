@@ -1,0 +1,1 @@
+"""One network at a time: saved, summed up, timed."""

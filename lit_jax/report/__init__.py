@@ -1,0 +1,1 @@
+"""A run's results as a table and a page; reads `results.json` alone."""

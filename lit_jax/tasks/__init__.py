@@ -1,0 +1,1 @@
+"""What families of networks are trained for, one file each."""
