@@ -42,7 +42,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     with contextlib.suppress(OSError):
       part.unlink()
     raise
-  _sync_folder(path.parent)
+  sync_folder(path.parent)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -59,7 +59,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
   write_text(path, json.dumps(value, indent=2) + '\n')
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
+def sync_folder(folder: pathlib.Path) -> None:
   """Puts the folder's entries on the disk, where the file system can."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from lit_jax.data.dataset import Split

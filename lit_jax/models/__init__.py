@@ -1,14 +1,13 @@
 """Networks by family: functions that return a BlockNet."""
 
-import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError, reason
+from lit_jax.errors import UserError, imported
 from lit_jax.models import resnet, vdcnn
 
 FAMILIES = {
@@ -36,7 +35,7 @@ def build(spec: Spec | BlockNet, dtype: Any = jnp.float32) -> BlockNet:
     return spec
   options = dict(spec)
   family = options.pop('family')
-  function = _function(family)
+  function = imported('model', family, FAMILIES)
   parameters = inspect.signature(function).parameters
   if 'dtype' in parameters:
     options['dtype'] = dtype
@@ -50,27 +49,6 @@ def build(spec: Spec | BlockNet, dtype: Any = jnp.float32) -> BlockNet:
       f'model {family}: it returns a {type(net).__name__}, not a BlockNet'
     )
   return net
-
-
-def _function(family: str) -> Callable[..., Any]:
-  module, colon, name = family.partition(':')
-  if not colon:
-    if family in FAMILIES:
-      return FAMILIES[family]
-    raise UserError(
-      f'unknown model {family!r}; choose one of {", ".join(FAMILIES)}, or the '
-      "import path of a function of your own, as 'my_package.nets:plain'"
-    )
-  try:
-    function = getattr(importlib.import_module(module), name)
-  except Exception as error:  # The user's module may raise anything.
-    raise UserError(
-      f'model {family!r} cannot be imported ({reason(error)}); name a module '
-      "on the Python path and a function in it, as 'my_package.nets:plain'"
-    ) from error
-  if not callable(function):
-    raise UserError(f'model {family!r} is no function')
-  return function
 
 
 def title(spec: Spec | BlockNet) -> str:

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from lit_jax import models
 from lit_jax.blocks import BlockNet, shapes
 from lit_jax.errors import UserError, first_line
+from lit_jax.files import sync_folder, write_json
 
 EMBEDDED = 'embedded'
 _EMBEDDED_FOLDER = pathlib.Path(__file__).parent / 'teachers'

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lit_jax import blocks, losses
@@ -39,12 +38,18 @@ class Classify:
   classes: int
 
   columns = (
-    Column('accuracy', 'Acc. %', 'percent'),
+    Column(
+      'accuracy', 'Acc. %', 'percent', narrow='Acc.\n%', label='accuracy'
+    ),
     Column(
       'balanced_accuracy', 'Balanced %', 'percent',
-      unless_equal='accuracy', below=True,
+      unless_equal='accuracy', narrow='balanced', below=True,
     ),
-    Column('accuracy', 'vs teacher', 'points', against='difference'),
+    Column(
+      'accuracy', 'vs teacher', 'percent',
+      against='difference', narrow='vs\nteacher',
+      note='The difference to the teacher is in percentage points.',
+    ),
   )  # fmt: skip
   selects = Selection('accuracy')
 

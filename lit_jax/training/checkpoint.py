@@ -13,8 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from lit_jax.errors import UserError
-from lit_jax.errors import first_line
+from lit_jax.errors import UserError, first_line
 from lit_jax.training.state import TrainState
 from lit_jax.training.task import Selection
 

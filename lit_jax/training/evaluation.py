@@ -5,7 +5,7 @@ weighs nothing.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,14 +69,16 @@ def _total(parts) -> Sums:
   return {name: np.sum([row[name] for row in rows], 0) for name in rows[0]}
 
 
+class Reader(NamedTuple):
+  """Attributes: a network, its variables, and what makes its inputs."""
+
+  net: BlockNet
+  variables: Variables
+  preprocess: Preprocess
+
+
 def ir_errors(
-  teacher: BlockNet,
-  teacher_variables: Variables,
-  teacher_preprocess: Preprocess,
-  student: BlockNet,
-  variables: Variables,
-  preprocess: Preprocess,
-  split: Split,
+  teacher: Reader, student: Reader, split: Split
 ) -> dict[str, dict[str, float]]:
   """The student's error at every cut, relative to the teacher's variance.
 
@@ -86,10 +88,12 @@ def ir_errors(
     teacher's IR, divided by that IR's variance over examples and elements. 0
     is the teacher's own block, 1 is a constant.
   """
-  program = ir_error_program(teacher, teacher_preprocess, student, preprocess)
+  program = ir_error_program(
+    teacher.net, teacher.preprocess, student.net, student.preprocess
+  )
   # Labels have no part in it.
   sums = summed(program, Split(split.inputs, None))(
-    teacher_variables, variables
+    teacher.variables, student.variables
   )
   means = {name: value / sums['examples'] for name, value in sums.items()}
   variance = means['square'] - means['sum'] ** 2
@@ -98,7 +102,7 @@ def ir_errors(
       kind: float(means[kind][i] / variance[i])
       for kind in ('teacher_input', 'own_input')
     }
-    for i, name in enumerate(student.block_names)
+    for i, name in enumerate(student.net.block_names)
   }
 
 

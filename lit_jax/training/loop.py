@@ -120,9 +120,7 @@ def run(
     current = devices.replicate(checkpoints.restore(first) or first)
     step, seconds = int(current.step[0]), 0.0
     for name in phase.members:
-      seconds += logs.drop_after(
-        workdir / logs.METRICS, name, phase.name, step
-      )
+      seconds += logs.drop_after(workdir / logs.METRICS, name, phase.name, step)
     if step < phase.total_steps:
       with _logs(phase, workdir, step) as records:
         stretch = _Stretch(phase, folder, checkpoints, records, observer)
@@ -148,8 +146,9 @@ def _logs(phase, workdir, step):
 
 
 def _members(phase, current) -> tuple[Learners, ...]:
-  """Each member's learners."""
-  return population.unstack(current.variables, len(phase.members))
+  """Each member's learners, on all devices."""
+  members = population.unstack(current.variables, len(phase.members))
+  return tuple(map(devices.replicate, members))
 
 
 class _Waiting(NamedTuple):
@@ -258,7 +257,7 @@ class _Stretch:
     self._check_finite(ready[0].first_step, columns)
     step = ready[-1].first_step + ready[-1].count
     shared = {
-      'learning_rate': float(self._phase.schedule(step - 1)),
+      'learning_rate': float(np.asarray(self._phase.schedule(step - 1))),
       'train_seconds': self._share(),
       'data_share': round(self._clock.data_share, 6),
     }

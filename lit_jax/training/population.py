@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lit_jax.data.feed import Superbatch
@@ -22,12 +23,26 @@ from lit_jax.training.task import Plan
 
 
 def stack(trees: Sequence[Any]) -> Any:
-  """One tree of the members' trees: leaves [members, …]."""
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+  """One tree of the members' trees: leaves [members, …], on the host.
+
+  Random keys stay where they are.
+  """
+  return jax.tree.map(lambda *leaves: _stacked(leaves), *trees)
+
+
+def _stacked(leaves):
+  first = leaves[0]
+  if isinstance(first, jax.Array) and jnp.issubdtype(
+    first.dtype, jax.dtypes.prng_key
+  ):
+    return jnp.stack(leaves)
+  # By NumPy, for which nothing is compiled.
+  return np.stack([np.asarray(leaf) for leaf in leaves])
 
 
 def unstack(tree: Any, count: int) -> tuple[Any, ...]:
-  """The members' trees; the inverse of `stack`."""
+  """The members' trees, on the host; the inverse of `stack`."""
+  tree = jax.device_get(tree)
   return tuple(jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count))
 
 

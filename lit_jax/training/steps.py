@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lit_jax.data.feed import Superbatch
 from lit_jax.layers import on_cpu, shared_statistics
 from lit_jax.objectives import Objective
 from lit_jax.training.state import STUDENT, Learner, TrainState, Variables
@@ -57,7 +56,9 @@ def train_program(
       batches = plan.task.prepare(
         plan, objective, teacher, superbatch, step, key
       )
-      return _loop(plan, each, state, batches, superbatch.count, step, objective)
+      return _loop(
+        plan, each, state, batches, superbatch.count, step, objective
+      )
 
   return program
 
@@ -169,9 +170,8 @@ def update(
   updates, opt_state = plan.optimizers[learner].update(
     grads, own.opt_state, own.params
   )
-  after = Learner(
-    optax.apply_updates(own.params, updates), batch_stats, opt_state
-  )
+  params: Any = optax.apply_updates(own.params, updates)
+  after = Learner(params, batch_stats, opt_state)
   skipped = state.skipped
   if loss_scale is not None:
     after = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, own)
