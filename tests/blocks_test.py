@@ -16,6 +16,10 @@ from lit_jax.models.resnet import resnet, resnext
 PARTS = ('stem', 'blocks_0', 'blocks_1', 'blocks_2', 'head')
 
 
+def image(*shape):
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
 @pytest.fixture(scope='module')
 def x():
   draws = np.random.default_rng(1).normal(size=(4, 8, 8, 3))
@@ -46,7 +50,7 @@ def test_variables_stand_by_part(tiny):
 def test_init_has_the_shapes_foretold(tiny):
   # Stem and head alone: drawing initial values takes long to compile.
   student = tiny.student
-  net = blocks.BlockNet(student.stem, (), student.head, student.input_shape)
+  net = blocks.BlockNet(student.stem, (), student.head, student.example)
   found = blocks.init(net, jax.random.key(0))
   chex.assert_trees_all_equal_shapes_and_dtypes(found, blocks.shapes(net))
   again = blocks.init(net, jax.random.key(0))
@@ -54,7 +58,7 @@ def test_init_has_the_shapes_foretold(tiny):
 
 
 def test_init_without_batch_norm_has_empty_statistics(tiny):
-  net = blocks.BlockNet(tiny.student.head, (), Same(), (8, 8, 3))
+  net = blocks.BlockNet(tiny.student.head, (), Same(), image(8, 8, 3))
   assert blocks.shapes(net)['batch_stats'] == {}
   assert blocks.init(net, jax.random.key(0))['batch_stats'] == {}
 
@@ -137,38 +141,38 @@ def test_check_pair_names_the_first_block_that_differs(tiny):
   net = tiny.student
   first, second, third = net.blocks
   changed = (first, second.clone(features=7), third.clone(features=9))
-  other = blocks.BlockNet(net.stem, changed, net.head, net.input_shape)
+  other = blocks.BlockNet(net.stem, changed, net.head, net.example)
   refused(tiny.teacher, other, 'blocks_1', '(4, 4, 6)', '(4, 4, 7)')
   changed = (first, second.clone(stride=1), third)
-  other = blocks.BlockNet(net.stem, changed, net.head, net.input_shape)
+  other = blocks.BlockNet(net.stem, changed, net.head, net.example)
   refused(tiny.teacher, other, 'blocks_1', '(4, 4, 6)', '(8, 8, 6)')
 
 
 def test_check_pair_of_another_stem(tiny):
   net = tiny.student
   other = blocks.BlockNet(
-    net.stem.clone(features=3), net.blocks, net.head, net.input_shape
+    net.stem.clone(features=3), net.blocks, net.head, net.example
   )
   refused(tiny.teacher, other, 'stem', '(8, 8, 4)', '(8, 8, 3)')
 
 
 def test_check_pair_of_another_number_of_blocks(tiny):
   net = tiny.student
-  other = blocks.BlockNet(net.stem, net.blocks[:2], net.head, net.input_shape)
+  other = blocks.BlockNet(net.stem, net.blocks[:2], net.head, net.example)
   refused(tiny.teacher, other, '3 blocks', 'student 2')
 
 
 def test_check_pair_of_another_number_of_classes(tiny):
   net = tiny.student
   other = blocks.BlockNet(
-    net.stem, net.blocks, net.head.clone(classes=6), net.input_shape
+    net.stem, net.blocks, net.head.clone(classes=6), net.example
   )
   refused(tiny.teacher, other, 'head', '(5,)', '(6,)')
 
 
 def test_check_pair_of_other_inputs(tiny):
   net = tiny.student
-  other = blocks.BlockNet(net.stem, net.blocks, net.head, (8, 8, 1))
+  other = blocks.BlockNet(net.stem, net.blocks, net.head, image(8, 8, 1))
   refused(tiny.teacher, other, '(8, 8, 3)', '(8, 8, 1)')
 
 

@@ -19,7 +19,9 @@ from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.layers import BatchNorm, Conv
 from lit_jax.models.resnet import Head
-from lit_jax.runs import compress
+from lit_jax.runs import rows, runner
+from lit_jax.tasks import Classify
+from lit_jax.training import state, task
 
 # Before the first computation, for the backend then starts with them.
 jax.config.update('jax_platforms', 'cpu')
@@ -51,7 +53,6 @@ class Layers(nn.Module):
   features: int
   stride: int = 1
   count: int = 1
-  axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -59,17 +60,17 @@ class Layers(nn.Module):
     for i in range(self.count):
       step = self.stride if i == 0 else 1
       x = Conv(self.features, (3, 3), (step, step), dtype=self.dtype)(x)
-      x = nn.relu(BatchNorm(self.axis_name, self.dtype)(x, train))
+      x = nn.relu(BatchNorm(self.dtype)(x, train))
     return x
 
 
-def _net(depth, axis_name=None, dtype=jnp.float32):
-  layers = functools.partial(Layers, axis_name=axis_name, dtype=dtype)
+def _net(depth, dtype=jnp.float32):
+  layers = functools.partial(Layers, dtype=dtype)
   return blocks.BlockNet(
     layers(4),
     tuple(layers(w, s, depth) for w, s in ((4, 1), (6, 2), (8, 2))),
     Head(CLASSES, dtype),
-    SHAPE,
+    jax.ShapeDtypeStruct(SHAPE, jnp.float32),
   )
 
 
@@ -105,15 +106,28 @@ class Tiny:
   student_variables: dict[str, Any]
   preprocess: ImagePreprocess
 
-  def networks(self, axis_name=None, dtype=jnp.float32):
-    """Teacher and student of the same variables, made otherwise."""
-    return _net(2, axis_name, dtype), _net(1, axis_name, dtype)
+  def networks(self, dtype):
+    """Teacher and student of the same variables, computing in another dtype."""
+    return _net(2, dtype), _net(1, dtype)
+
+  def plan(self, optimizer, **changes):
+    """How the student learns from the teacher, by one optimiser."""
+    return task.Plan(
+      Classify(CLASSES),
+      self.teacher,
+      self.student,
+      {state.STUDENT: optimizer},
+      (),
+      self.preprocess,
+      self.preprocess,
+    )._replace(**changes)
 
   def superbatch(self, steps, batch, count=None, seed=0):
+    """Of one order of data."""
     rng = np.random.default_rng(seed)
     return Superbatch(
-      rng.integers(0, 256, (steps, batch, *SHAPE), np.uint8),
-      rng.integers(0, CLASSES, (steps, batch), np.int32),
+      rng.integers(0, 256, (1, steps, batch, *SHAPE), np.uint8),
+      rng.integers(0, CLASSES, (1, steps, batch), np.int32),
       np.int32(steps if count is None else count),
     )
 
@@ -163,8 +177,8 @@ def tiny():
 @pytest.fixture
 def main(monkeypatch, capsys):
   """The command line in this process: exit code, stdout, stderr."""
-  monkeypatch.setattr(compress, 'latency_ms', lambda *args: 1.0)
-  monkeypatch.setattr(compress.report, 'write_html', lambda workdir: None)
+  monkeypatch.setattr(rows, 'latency_ms', lambda *args: 1.0)
+  monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
 
   def run(*args, build=recipes.compression):
     # Where the last configuration file was loaded to; a new process has none.

@@ -20,7 +20,8 @@ def make_feed():
   split = Split(images, (indices * 7 % 10).astype(np.int32))
 
   def make(steps_per_call=2, seed=0):
-    feeds.append(Feed(split, BATCH, steps_per_call, seed))
+    seeds = seed if isinstance(seed, tuple) else (seed,)
+    feeds.append(Feed(split, BATCH, steps_per_call, seeds))
     return feeds[-1]
 
   yield make
@@ -33,7 +34,7 @@ def batches(feed, steps, step=0):
   rows = []
   while len(rows) < steps:
     superbatch = feed.superbatch(step + len(rows))
-    rows.extend(superbatch.inputs[: superbatch.count, :, 0, 0, 0])
+    rows.extend(superbatch.inputs[0, : superbatch.count, :, 0, 0, 0])
   return np.array(rows[:steps])
 
 
@@ -41,9 +42,9 @@ def test_superbatches(make_feed):
   feed = make_feed()
   assert feed.steps_per_epoch == STEPS
   found = feed.superbatch(0)
-  assert found.inputs.shape == (2, BATCH, 2, 2, 3)
+  assert found.inputs.shape == (1, 2, BATCH, 2, 2, 3)
   assert found.inputs.dtype == np.uint8
-  assert found.labels.shape == (2, BATCH)
+  assert found.labels.shape == (1, 2, BATCH)
   assert found.labels.dtype == found.count.dtype == np.int32
   # All pixels of one example, and its label.
   index = found.inputs[..., 0, 0, 0]
@@ -91,7 +92,7 @@ def test_a_feed_can_jump(make_feed):
   feed, whole = make_feed(), batches(make_feed(), 2 * STEPS)
   for step in (0, 7, 2, 2, 4):
     superbatch = feed.superbatch(step)
-    found = superbatch.inputs[: superbatch.count, :, 0, 0, 0]
+    found = superbatch.inputs[0, : superbatch.count, :, 0, 0, 0]
     np.testing.assert_array_equal(found, whole[step : step + len(found)])
 
 
@@ -109,8 +110,8 @@ def test_counts_at_the_end_of_an_epoch(make_feed, steps_per_call, counts):
   for _ in counts:
     superbatch = feed.superbatch(step)
     # One shape always, for it is what the program is compiled for.
-    assert superbatch.inputs.shape[0] == steps_per_call
-    assert superbatch.labels.shape[0] == steps_per_call
+    assert superbatch.inputs.shape[1] == steps_per_call
+    assert superbatch.labels.shape[1] == steps_per_call
     found.append(int(superbatch.count))
     step += found[-1]
   assert found == counts
@@ -123,3 +124,28 @@ def test_close_ends_the_thread(make_feed):
   feed.close()
   with pytest.raises(RuntimeError):
     feed.superbatch(2)
+
+
+def test_several_orders_are_those_of_each_seed(make_feed):
+  both, singles = make_feed(seed=(5, 6)), [make_feed(seed=s) for s in (5, 6)]
+  for step in (0, 2, 4):
+    found = both.superbatch(step)
+    for order, single in enumerate(singles):
+      wanted = single.superbatch(step)
+      np.testing.assert_array_equal(found.inputs[order], wanted.inputs[0])
+      np.testing.assert_array_equal(found.labels[order], wanted.labels[0])
+      assert found.count == wanted.count
+
+
+def test_any_pytree_of_examples():
+  index = np.arange(10)
+  split = Split({'image': index.astype(np.uint8), 'label': index * 2.0}, None)
+  feed = Feed(split, 4, 2, [0])
+  found = feed.superbatch(0)
+  feed.close()
+  assert split.examples == 10
+  assert found.labels is None
+  np.testing.assert_array_equal(
+    found.inputs['image'] * 2.0, found.inputs['label']
+  )
+  assert found.inputs['label'].shape == (1, 2, 4)

@@ -314,13 +314,12 @@ def test_batch_norm_keeps_the_type(norm_inputs):
   chex.assert_trees_all_close(y.astype(jnp.float32), exact, atol=0.05)
 
 
-def over_devices(axis_name, variables, x):
+def over_devices(norm, axis_name, variables, x):
   """What `normed` gives on two devices, put together to one batch's."""
 
   def apply(variables, x):
-    return layers.BatchNorm(axis_name).apply(
-      variables, x, True, mutable=['batch_stats']
-    )
+    with layers.shared_statistics(axis_name):
+      return norm.apply(variables, x, mutable=['batch_stats'])
 
   # The loss's weights are those of the device's own half of the batch.
   weights = normal(7, *x.shape).reshape(2, 2, *x.shape[1:])
@@ -340,14 +339,53 @@ def over_devices(axis_name, variables, x):
   return (first[0], dx.reshape(x.shape)), (y.reshape(x.shape), first[1])
 
 
-def test_batch_norm_over_two_devices(norm_inputs):
+class OursInTraining(layers.BatchNorm):
+  def __call__(self, x):
+    return super().__call__(x, True)
+
+
+@pytest.mark.parametrize(
+  'norm',
+  [
+    OursInTraining(),
+    nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5),
+  ],
+  ids=['ours', 'flax'],
+)
+def test_batch_norm_over_two_devices(norm, norm_inputs):
   x, variables = norm_inputs
 
   def whole(variables, x):
-    return layers.BatchNorm().apply(variables, x, True, mutable=['batch_stats'])
+    return norm.apply(variables, x, mutable=['batch_stats'])
 
   wanted = normed(whole, variables, x)
-  close(over_devices('data', variables, x), wanted)
+  close(over_devices(norm, 'data', variables, x), wanted)
   # Without the axis each device has statistics of its own: other numbers.
   with pytest.raises(AssertionError):
-    close(over_devices(None, variables, x), wanted)
+    close(over_devices(norm, None, variables, x), wanted)
+
+
+class _OwnNorm(nn.Module):
+  """Keeps a statistic of the batch that nothing shares over devices."""
+
+  @nn.compact
+  def __call__(self, x):
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[-1:])
+    mean.value = x.mean(0)
+    return x - mean.value[None]
+
+
+class _Norms(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = nn.BatchNorm(use_running_average=False)(x)
+    x = layers.BatchNorm()(x, True)
+    x = nn.SpectralNorm(nn.Dense(5))(x, update_stats=False)
+    return _OwnNorm(name='odd')(x)
+
+
+def test_statistics_that_cannot_be_shared_are_named():
+  def init():
+    return _Norms().init(jax.random.key(0), jnp.zeros((2, 5)))
+
+  assert layers.unshared_statistics(init) == {'odd': '_OwnNorm'}

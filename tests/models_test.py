@@ -219,7 +219,7 @@ def test_vdcnns_that_do_not_exist(options, words):
 
 def test_texts_and_images_do_not_fit():
   text = models.build(TEXT | {'depth': 9})
-  with pytest.raises(UserError, match=r'\(1014,\) and \(8, 8, 3\), uint8'):
+  with pytest.raises(UserError, match=r'\(1014,\) uint8 and \(8, 8, 3\)'):
     blocks.check_pair(text, models.build(TEACHER))
 
 

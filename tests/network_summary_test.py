@@ -45,7 +45,8 @@ def _conv(
 def _net(*bodies, shape=(8, 8, 4)):
   """A network of these blocks between an empty stem and an empty head."""
   parts = tuple(Part(body) for body in bodies)
-  return blocks.BlockNet(Part(_same), parts, Part(_same), shape)
+  example = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return blocks.BlockNet(Part(_same), parts, Part(_same), example)
 
 
 def _block(body, shape=(8, 8, 4)):

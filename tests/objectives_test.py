@@ -84,8 +84,8 @@ def test_equations():
   ],
 )
 def test_what_is_needed(objective, soft, irs):
-  assert objective.needs_soft_labels == soft
-  assert objective.needs_irs == irs
+  assert objective.computes('soft') == soft
+  assert objective.computes('ir') == irs
   assert objective.needs_teacher == (soft or irs)
 
 
@@ -121,15 +121,23 @@ def test_weights_do_not_compile_again():
   # (1/4 x 2 + 3/4 x 4) x 3/4 + 1/4 x 10 = 5.125, times τ.
   assert total(LIT, 2.0, 4.0, 10.0) == 4 * 5.125
   # The hard term alone, then the soft one alone, then the IR.
-  assert total(Objective(1.0, 1.0, 1.0), 2.0, 4.0, 10.0) == 2
-  assert total(Objective(0.0, 1.0, 3.0), 2.0, 4.0, 10.0) == 12
-  assert total(Objective(0.5, 0.0, 1.0), 2.0, 4.0, 10.0) == 10
+  for weights, wanted in (
+    ((1.0, 1.0, 1.0), 2),
+    ((0.0, 1.0, 3.0), 12),
+    ((0.5, 0.0, 1.0), 10),
+  ):
+    # Of the same terms, though some have no weight.
+    objective = Objective(*weights, terms=objectives.TERMS)
+    assert total(objective, 2.0, 4.0, 10.0) == wanted
   assert traces == ['l2']
   for changed in (
     dataclasses.replace(LIT, ir_loss='l1'),
     dataclasses.replace(LIT, blocks=(0,)),
     dataclasses.replace(LIT, teacher_input=False),
     dataclasses.replace(LIT, running_statistics='both'),
+    LIT.replace(output_loss='l2'),
+    # Nothing but the labels is computed.
+    LIT.replace(alpha=1.0, beta=1.0),
   ):
     total(changed, 2.0, 4.0, 10.0)
-  assert traces == ['l2', 'l1', 'l2', 'l2', 'l2']
+  assert traces == ['l2', 'l1', 'l2', 'l2', 'l2', 'l2', 'l2']

@@ -19,6 +19,10 @@ PARAMS = {
 }
 
 
+def sgd(rate, momentum, weight_decay, frozen=()):
+  return optim.optimizer(optim.Sgd(momentum, weight_decay), rate, frozen)
+
+
 def rates(schedule, *steps):
   return np.array([schedule(s) for s in steps])
 
@@ -95,11 +99,11 @@ def test_labels_refuse_unknown_parts():
   with pytest.raises(UserError, match=r"'blocks_9'.*blocks_0, head, stem"):
     optim.labels(PARAMS, ('blocks_9',))
   with pytest.raises(UserError, match='blocks_9'):
-    optim.sgd(lambda _: 0.1, 0.9, 0.0, ('blocks_9',)).init(PARAMS)
+    sgd(lambda _: 0.1, 0.9, 0.0, ('blocks_9',)).init(PARAMS)
 
 
 def test_weight_decay_enters_the_momentum_like_pytorch():
-  optimizer = optim.sgd(lambda _: 0.1, 0.9, 0.1)
+  optimizer = sgd(lambda _: 0.1, 0.9, 0.1)
   params = {'head': {'w': jnp.array([1.0])}}
   grads = {'head': {'w': jnp.array([0.5])}}
   state = optimizer.init(params)
@@ -114,7 +118,7 @@ def test_weight_decay_enters_the_momentum_like_pytorch():
 
 
 def test_the_schedule_counts_steps():
-  optimizer = optim.sgd(lambda step: 1.0 + step, 0.0, 0.0)
+  optimizer = sgd(lambda step: 1.0 + step, 0.0, 0.0)
   params, grads = {'head': jnp.array(0.0)}, {'head': jnp.array(1.0)}
   state, found = optimizer.init(params), []
   for _ in range(3):
@@ -124,7 +128,7 @@ def test_the_schedule_counts_steps():
 
 
 def test_frozen_parts_stay_and_have_no_state():
-  optimizer = optim.sgd(lambda _: 0.1, 0.9, 0.1, ('stem', 'blocks_0'))
+  optimizer = sgd(lambda _: 0.1, 0.9, 0.1, ('stem', 'blocks_0'))
   state = optimizer.init(PARAMS)
   sizes = [leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim]
   assert sizes == [2]  # the head's momentum
@@ -140,6 +144,22 @@ def test_frozen_parts_stay_and_have_no_state():
 
 
 def test_without_frozen_parts_all_have_momentum():
-  state = optim.sgd(lambda _: 0.1, 0.9, 0.1).init(PARAMS)
+  state = sgd(lambda _: 0.1, 0.9, 0.1).init(PARAMS)
   sizes = sorted(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
   assert sizes == [2, 3, 5, 7]
+
+
+def test_adam_by_hand():
+  optimizer = optim.optimizer(optim.Adam(0.5, 0.75), lambda _: 0.1, ('stem',))
+  params = {'stem': jnp.array([1.0]), 'head': jnp.array([1.0])}
+  state = optimizer.init(params)
+  # Gradient 2: moments 1 and 1; corrected by 1 - .5 and 1 - .75 they are 2 and
+  # 4, and the step is .1 x 2 / (2 + 1e-8).
+  grads = {'stem': jnp.array([2.0]), 'head': jnp.array([2.0])}
+  updates, state = optimizer.update(grads, state, params)
+  chex.assert_trees_all_close(updates['head'], jnp.array([-0.1]), rtol=1e-6)
+  # Gradient -1 next: moments 0 and 1, so that it does not move.
+  grads = {'stem': jnp.array([2.0]), 'head': jnp.array([-1.0])}
+  updates, _ = optimizer.update(grads, state, params)
+  chex.assert_trees_all_close(updates['head'], jnp.array([0.0]), atol=1e-7)
+  chex.assert_trees_all_equal(updates['stem'], jnp.array([0.0]))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_member
 import optax
 import pytest
 from fixtures import weights
@@ -25,7 +26,8 @@ from lit_jax import blocks, models
 from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess, TextPreprocess
 from lit_jax.objectives import Objective, scratch
-from lit_jax.training import optim, precision, state, steps
+from lit_jax.tasks import Classify
+from lit_jax.training import optim, precision, state, task
 
 FORWARD = 1e-5
 BACKWARD = 2e-5
@@ -82,7 +84,8 @@ def _flat(tree: Any) -> dict[str, Any]:
 def _superbatch(name, count=1):
   """Of a network that has a seed, a LIT case, or the case 'sgd'."""
   inputs, labels = weights.examples(name, _seed(name), count)
-  return Superbatch(inputs, labels, np.array(count, np.int32))
+  # Of one order.
+  return Superbatch(inputs[None], labels[None], np.array(count, np.int32))
 
 
 def _jit(function):
@@ -134,20 +137,26 @@ def _keep_gradient():
   return optax.GradientTransformation(init, update)
 
 
-def _train(plan, variables, teacher, superbatch):
+def _train(plan, variables, teacher, superbatch, objective):
   """The real train program; returns the new state and the metrics."""
-  program = _jit(steps.train_program(plan))
-  start = state.begin_phase(variables, plan.optimizer, precision.policy('fp32'))
-  return program(start, teacher, superbatch, plan.objective, jax.random.key(0))
+  program = one_member.train_program(plan, _jit)
+  start = state.begin_phase(
+    {state.STUDENT: variables}, plan.optimizers, precision.policy('fp32')
+  )
+  return program(start, teacher, superbatch, objective, jax.random.key(0))
 
 
-def _plain_plan(name, net, optimizer):
-  return steps.Plan(None, net, optimizer, scratch(), (), _preprocess(name))
+def _plan(name, teacher, student, optimizer, frozen=()):
+  preprocess = _preprocess(name)
+  return task.Plan(
+    Classify(weights.CLASSES), teacher, student, {state.STUDENT: optimizer},
+    frozen, preprocess, preprocess,
+  )  # fmt: skip
 
 
 def _sgd(rate, momentum=0.0, weight_decay=0.0, frozen=()):
-  return optim.sgd(
-    optax.constant_schedule(rate), momentum, weight_decay, frozen
+  return optim.optimizer(
+    optim.Sgd(momentum, weight_decay), optax.constant_schedule(rate), frozen
   )
 
 
@@ -155,7 +164,7 @@ def _sgd(rate, momentum=0.0, weight_decay=0.0, frozen=()):
 def test_logits_and_irs_are_those_of_pytorch(name):
   net, seed = _network(name), _seed(name)
   variables = _variables(net, seed)
-  x = _preprocess(name).normalize(_superbatch(name).inputs[0])
+  x = _preprocess(name).normalize(_superbatch(name).inputs[0, 0])
   found = _jit(net.apply)(variables, x)
   _assert_close(f'{name}/eval', _outputs(*found), FORWARD)
 
@@ -170,18 +179,18 @@ def test_training_step_is_that_of_pytorch(name):
     x = _preprocess(name).normalize(inputs)
     return net.apply(variables, x, train=True, mutable=['batch_stats'])[0]
 
-  outputs = _outputs(*run(variables, superbatch.inputs[0]))
-  plan = _plain_plan(name, net, _keep_gradient())
-  after, metrics = _train(plan, variables, None, superbatch)
+  outputs = _outputs(*run(variables, superbatch.inputs[0, 0]))
+  plan = _plan(name, None, net, _keep_gradient())
+  after, metrics = _train(plan, variables, None, superbatch, scratch())
   found = outputs | {'loss': metrics['loss'][0]}
   _assert_close(f'{name}/train', found, FORWARD)
-  _assert_close(f'{name}/statistics', _flat(after.batch_stats), FORWARD)
-  gradient = _flat(after.opt_state.gradient)
+  _assert_close(f'{name}/statistics', _flat(after.student.batch_stats), FORWARD)
+  gradient = _flat(after.student.opt_state.gradient)
   _assert_close(f'{name}/gradients', gradient, BACKWARD)
 
 
 def _lit_setting(case, **options):
-  """Plan, the student's and the teacher's variables of a LIT case."""
+  """Plan, objective, the student's and the teacher's variables of a case."""
   teacher_name, student_name, ir_loss = weights.LIT[case]
   teacher, student = _network(teacher_name), _network(student_name)
   teacher_variables = _variables(teacher, _seed(case), weights.TEACHER)
@@ -192,10 +201,8 @@ def _lit_setting(case, **options):
     weights.ALPHA, weights.BETA, weights.TEMPERATURE, ir_loss, **options
   )
   optimizer = optax.chain(_keep_gradient(), _sgd(1.0, frozen=FROZEN))
-  plan = steps.Plan(
-    teacher, student, optimizer, objective, FROZEN, _preprocess(case)
-  )
-  return plan, variables, teacher_variables
+  plan = _plan(case, teacher, student, optimizer, FROZEN)
+  return plan, objective, variables, teacher_variables
 
 
 def _blocks_only(tree):
@@ -208,29 +215,31 @@ def _blocks_only(tree):
 
 @pytest.mark.parametrize('case', weights.LIT)
 def test_lit_step_is_that_of_pytorch(case):
-  plan, variables, teacher = _lit_setting(case)
+  plan, objective, variables, teacher = _lit_setting(case)
   superbatch = _superbatch(case)
-  after, metrics = _train(plan, variables, teacher, superbatch)
+  after, metrics = _train(plan, variables, teacher, superbatch, objective)
   found = {name: values[0] for name, values in metrics.items()}
   _assert_close(f'{case}/metrics', found, FORWARD)
-  gradient = _blocks_only(after.opt_state[0].gradient)
+  gradient = _blocks_only(after.student.opt_state[0].gradient)
   _assert_close(f'{case}/gradients', gradient, BACKWARD)
-  statistics = _flat(after.batch_stats)
+  statistics = _flat(after.student.batch_stats)
   _assert_close(f'{case}/statistics_student', statistics, FORWARD)
   # A step of rate 1 moves the blocks by their gradient and nothing else.
   for path, old in _flat(variables['params']).items():
     step = gradient[path] if path.startswith('blocks_') else 0 * old
-    assert np.array_equal(_flat(after.params)[path], old - step), path
+    assert np.array_equal(_flat(after.student.params)[path], old - step), path
   for path, old in _flat(variables['batch_stats'].get('stem', {})).items():
-    new = _flat(after.batch_stats['stem'])[path]
+    new = _flat(after.student.batch_stats['stem'])[path]
     assert np.array_equal(new, old), path
 
 
 def test_statistics_of_both_passes_are_those_of_pytorch():
   case = 'lit_resnet'
-  plan, variables, teacher = _lit_setting(case, running_statistics='both')
-  after, _ = _train(plan, variables, teacher, _superbatch(case))
-  statistics = _flat(after.batch_stats)
+  plan, objective, variables, teacher = _lit_setting(
+    case, running_statistics='both'
+  )
+  after, _ = _train(plan, variables, teacher, _superbatch(case), objective)
+  statistics = _flat(after.student.batch_stats)
   _assert_close(f'{case}/statistics_both', statistics, FORWARD)
   far = _deviations(f'{case}/statistics_student', statistics)
   assert max(far.values()) > 100 * FORWARD
@@ -243,22 +252,22 @@ def test_sgd_steps_are_those_of_pytorch():
     weights.LEARNING_RATE, weights.MOMENTUM, weights.WEIGHT_DECAY
   )
   superbatch = _superbatch('sgd', weights.SGD_STEPS)
-  plan = _plain_plan('sgd', net, optimizer)
-  after, metrics = _train(plan, variables, None, superbatch)
+  plan = _plan('sgd', None, net, optimizer)
+  after, metrics = _train(plan, variables, None, superbatch, scratch())
   moved = jax.tree.map(
     lambda new, old: np.float64(new) - np.float64(old),
-    after.params,
+    after.student.params,
     variables['params'],
   )
   _assert_close('sgd/moved', _flat(moved), MOVED)
-  _assert_close('sgd/statistics', _flat(after.batch_stats), FORWARD)
+  _assert_close('sgd/statistics', _flat(after.student.batch_stats), FORWARD)
   _assert_close('sgd/losses', {'each': metrics['loss']}, FORWARD)
 
 
 def test_one_wrong_weight_is_noticed():
   name = 'resnet8_pad'
   net, seed = _network(name), _seed(name)
-  x = IMAGES.normalize(_superbatch(name).inputs[0])
+  x = IMAGES.normalize(_superbatch(name).inputs[0, 0])
   variables = _flat(_variables(net, seed))
   kernel = 'params/blocks_1/units_0/conv2/kernel'
   # One in 9216 numbers, off by a tenth of the kernel's deviation.
@@ -275,14 +284,16 @@ def test_one_wrong_weight_is_noticed():
 
 def test_wrong_lit_inputs_are_noticed():
   case = 'lit_resnet'
-  plan, variables, teacher = _lit_setting(case, teacher_input=False)
-  after, metrics = _train(plan, variables, teacher, _superbatch(case))
+  plan, objective, variables, teacher = _lit_setting(case, teacher_input=False)
+  after, metrics = _train(
+    plan, variables, teacher, _superbatch(case), objective
+  )
   found = {name: values[0] for name, values in metrics.items()}
   deviations = _deviations(f'{case}/metrics', found)
   assert deviations[f'{case}/metrics/hard'] < FORWARD
   assert deviations[f'{case}/metrics/ir/blocks_0'] < FORWARD
   assert deviations[f'{case}/metrics/ir/blocks_1'] > 100 * FORWARD
-  gradient = _blocks_only(after.opt_state[0].gradient)
+  gradient = _blocks_only(after.student.opt_state[0].gradient)
   far = _deviations(f'{case}/gradients', gradient)
   assert min(far.values()) > BACKWARD
 

@@ -22,10 +22,19 @@ from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
 from lit_jax.objectives import Objective, scratch
-from lit_jax.runs import compress, phases
-from lit_jax.training import devices, evaluation, loop, optim, precision, state
+from lit_jax.runs import phases, rows, runner
+from lit_jax.tasks import Classify, classify
+from lit_jax.training import (
+  devices,
+  evaluation,
+  loop,
+  optim,
+  population,
+  precision,
+  state,
+)
 from lit_jax.training.checkpoint import Checkpoints
-from lit_jax.training.interrupt import Interrupted, StopRequest
+from lit_jax.training.interrupt import Interrupted, Observer
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
 
@@ -92,20 +101,19 @@ def _job(*methods, teacher='', dataset=DATASET, **training):
     batch_size=BATCH,
     seed=3,
     precision='fp32',
-    momentum=0.9,
-    weight_decay=1e-4,
     steps_per_call=PER_CALL,
     select='last',
   )
-  return compress.Run(
+  return runner.Run(
     dataset=dataset,
+    task=Classify(10),
     teacher=TEACHER,
     teacher_checkpoint=str(teacher),
     teacher_method=phases.Method(
       'teacher', (_phase('train_teacher', scratch()),)
     ),
     students=tuple(
-      compress.Student(STUDENT, METHODS[m] if isinstance(m, str) else m)
+      runner.Student(STUDENT, METHODS[m] if isinstance(m, str) else m)
       for m in methods
     ),
     training=phases.Training(**(settings | training)),
@@ -115,13 +123,13 @@ def _job(*methods, teacher='', dataset=DATASET, **training):
 
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch):
-  monkeypatch.setattr(compress, 'latency_ms', _latency)
+  monkeypatch.setattr(rows, 'latency_ms', _latency)
 
 
 @pytest.fixture
 def no_report(monkeypatch):
   """For tests that are not about the page, which takes seconds to draw."""
-  monkeypatch.setattr(compress.report, 'write_html', lambda workdir: None)
+  monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
 
 
 def _latency(net, variables, batch):
@@ -133,7 +141,7 @@ def _latency(net, variables, batch):
 class Finished:
   """A finished run, and every phase that ran: its first and last network."""
 
-  job: compress.Run
+  job: runner.Run
   workdir: pathlib.Path
   results: dict
   trained: dict
@@ -146,18 +154,20 @@ def finished(tmp_path_factory):
   trained = {}
   train = loop.run
 
-  def spy(phase, folder, variables, stop):
+  def spy(phase, folder, first, observer):
     names = phase.method, phase.name
     assert names not in trained
-    (before,) = jax.device_get(variables)
-    (result,) = train(phase, folder, variables, stop)
-    trained[names] = before, jax.device_get(result.variables)
+    (before,) = population.unstack(first.variables, 1)
+    (result,) = train(phase, folder, first, observer)
+    trained[names] = tuple(
+      own['student'] for own in (before, jax.device_get(result.learners))
+    )
     return (result,)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(compress, 'latency_ms', _latency)
+    patch.setattr(rows, 'latency_ms', _latency)
     patch.setattr(loop, 'run', spy)
-    results = compress.run(job, workdir, StopRequest())
+    results = runner.run(job, workdir)
   return Finished(job, workdir, results, trained)
 
 
@@ -228,6 +238,11 @@ def _plain_evaluation(net, variables, split):
   return -chosen.mean(), (logits.argmax(1) == split.labels).mean()
 
 
+def _folder(workdir, method):
+  """Where a trained network lies; the teacher's is named after it."""
+  return workdir / method / ('teacher' if method == 'teacher' else 'student')
+
+
 # What a run leaves.
 
 
@@ -241,9 +256,10 @@ def test_every_file_is_made(finished):
     assert _steps(workdir / method / phase) == wanted
     assert list((workdir / 'tensorboard' / method / phase).iterdir())
   for method in ('teacher', 'scratch', 'kd', 'lit'):
-    spec, facts = saved.describe(workdir / method / 'student')
-    assert spec == (TEACHER if method == 'teacher' else STUDENT)
-    assert facts['dataset'] == 'noise'
+    facts = saved.describe(_folder(workdir, method))
+    assert facts.spec == (TEACHER if method == 'teacher' else STUDENT)
+    assert (facts.dataset, facts.precision) == ('noise', 'fp32')
+    assert facts.input == PREPROCESS.facts()
   page = (workdir / 'report.html').read_text()
   for method in ('teacher', 'scratch', 'kd', 'lit'):
     assert method in page
@@ -271,7 +287,8 @@ def test_results_have_the_documented_shape(finished):
   results = finished.results
   assert json.loads((finished.workdir / 'results.json').read_text()) == results
   assert results.keys() == {
-    'dataset', 'classes', 'seed', 'rows', 'device', 'versions', 'command'
+    'dataset', 'classes', 'seed', 'columns', 'selects', 'notes', 'rows',
+    'device', 'versions', 'command'
   }  # fmt: skip
   assert (results['dataset'], results['seed']) == ('noise', 3)
   assert results['versions']['jax'] == jax.__version__
@@ -314,13 +331,13 @@ def test_results_have_the_documented_shape(finished):
   [('teacher', 'train_teacher'), ('kd', 'kd'), ('lit', 'finetune')],
 )
 def test_student_alone_gives_its_accuracy(method, phase, finished):
-  folder = finished.workdir / method / 'student'
-  spec, variables, facts = saved.load(folder)
+  folder = _folder(finished.workdir, method)
+  facts, variables = saved.load(folder)
   _, accuracy = _plain_evaluation(
-    models.build(spec), variables, DATASET.splits['test']
+    models.build(facts.spec), variables, DATASET.splits['test']
   )
   row = next(r for r in finished.results['rows'] if r['method'] == method)
-  assert facts['row'] == row
+  assert facts.row == row
   assert row['accuracy'] == pytest.approx(accuracy, abs=1e-9)
   last = finished.trained[method, phase][1]
   _assert_same(jax.device_get(variables), last)
@@ -377,7 +394,7 @@ def test_again_changes_nothing(damage, finished, monkeypatch, no_report):
     (finished.workdir / 'results.json').write_text(damage)
   monkeypatch.setattr(loop, 'run', _no_training)
   monkeypatch.setattr(saved, 'save', _no_training)
-  again = compress.run(finished.job, finished.workdir, StopRequest())
+  again = runner.run(finished.job, finished.workdir)
   assert again == finished.results
   assert _files(finished.workdir) == before
 
@@ -386,15 +403,14 @@ def test_one_more_method(finished, tmp_path, monkeypatch, no_report):
   shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
   trained = []
 
-  def skip(phase, workdir, variables, stop):
+  def skip(phase, workdir, first, observer):
     trained.append((phase.method, phase.name))
-    return tuple(
-      loop.PhaseResult(devices.replicate(own), 1.0) for own in variables
-    )
+    (own,) = population.unstack(first.variables, 1)
+    return (loop.PhaseResult(devices.replicate(own), 1.0),)
 
   monkeypatch.setattr(loop, 'run', skip)
   more = phases.Method('more', (_phase('more', KD),))
-  results = compress.run(_job('kd', more), tmp_path, StopRequest())
+  results = runner.run(_job('kd', more), tmp_path)
   assert trained == [('more', 'more')]
   teacher, _, kd, _ = finished.results['rows']
   assert results['rows'][:2] == [teacher, kd]
@@ -406,8 +422,8 @@ def test_one_more_method(finished, tmp_path, monkeypatch, no_report):
 
 def test_a_folder_as_teacher(finished, tmp_path, monkeypatch, no_report):
   monkeypatch.setattr(loop, 'run', _no_training)
-  folder = finished.workdir / 'teacher' / 'student'
-  results = compress.run(_job(teacher=folder), tmp_path, StopRequest())
+  folder = finished.workdir / 'teacher' / 'teacher'
+  results = runner.run(_job(teacher=folder), tmp_path)
   (row,) = results['rows']
   trained = finished.results['rows'][0]
   assert row == trained | {'epochs': 0, 'train_seconds': 0.0}
@@ -432,11 +448,11 @@ def _traced(patch):
   def mapped(program):
     call = map_train(program)
 
-    def record(current, teacher, superbatch, objective, key):
+    def record(current, teacher, superbatch, objectives, keys):
       # As bytes of the key: phases differ in it.
-      phase = np.asarray(jax.random.key_data(key)).tobytes()
-      first, count = int(current.step), int(superbatch.count)
-      current, metrics = call(current, teacher, superbatch, objective, key)
+      phase = np.asarray(jax.random.key_data(keys)).tobytes()
+      first, count = int(current.step[0]), int(superbatch.count)
+      current, metrics = call(current, teacher, superbatch, objectives, keys)
       host = jax.device_get(metrics)
       for i in range(count):
         # A step that is taken again overwrites the first time's.
@@ -457,7 +473,7 @@ def trace(monkeypatch):
 
 def _stop_at(monkeypatch, call):
   """A request that comes while that call's batches are being made."""
-  stop = StopRequest()
+  observer = Observer()
   count = 0
   superbatch = Feed.superbatch
 
@@ -465,11 +481,11 @@ def _stop_at(monkeypatch, call):
     nonlocal count
     count += 1
     if count == call:
-      stop.number = SIGNAL
+      observer.stop = SIGNAL
     return superbatch(feed, step)
 
   monkeypatch.setattr(Feed, 'superbatch', counting)
-  return stop
+  return observer
 
 
 @pytest.fixture(scope='module')
@@ -477,19 +493,17 @@ def through(finished, tmp_path_factory):
   """LIT without a stop, with the finished run's teacher."""
   workdir = tmp_path_factory.mktemp('through')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(compress, 'latency_ms', _latency)
-    patch.setattr(compress.report, 'write_html', lambda workdir: None)
+    patch.setattr(rows, 'latency_ms', _latency)
+    patch.setattr(runner.report, 'write_html', lambda workdir: None)
     seen = _traced(patch)
-    results = compress.run(
-      _job('lit', teacher=finished.workdir), workdir, StopRequest()
-    )
+    results = runner.run(_job('lit', teacher=finished.workdir), workdir)
   return workdir, results, seen
 
 
 def _interrupt(job, workdir, call):
   with pytest.MonkeyPatch.context() as patch:
     with pytest.raises(Interrupted, match='same command again') as caught:
-      compress.run(job, workdir, _stop_at(patch, call))
+      runner.run(job, workdir, _stop_at(patch, call))
   assert caught.value.number == SIGNAL
   assert not (workdir / 'results.json').exists()
   return str(caught.value)
@@ -501,8 +515,8 @@ def _assert_as_through(workdir, results, through):
   assert _rows(results) == _rows(wanted)
   student = pathlib.Path('lit', 'student')
   _assert_same(
-    jax.device_get(saved.load(workdir / student)[1]),
-    jax.device_get(saved.load(reference / student)[1]),
+    saved.load(workdir / student)[1],
+    saved.load(reference / student)[1],
   )
   assert _records(workdir, 'test') == _records(reference, 'test')
   # A stop within an epoch cuts its record in two; they tell the same.
@@ -558,7 +572,7 @@ def test_resumed_is_bit_identical(
   job = _job('lit', teacher=finished.workdir)
   for call, place in zip(calls, places, strict=True):
     assert place in _interrupt(job, tmp_path, call)
-  results = compress.run(job, tmp_path, StopRequest())
+  results = runner.run(job, tmp_path)
   _assert_as_through(tmp_path, results, through)
   assert trace.metrics.keys() == through[2].metrics.keys()
   _assert_same(list(trace.metrics.values()), list(through[2].metrics.values()))
@@ -592,7 +606,7 @@ def test_newest_checkpoint_damaged(
   job, folder = stopped_late
   _truncate(folder / '10')
   capsys.readouterr()
-  results = compress.run(job, tmp_path, StopRequest())
+  results = runner.run(job, tmp_path)
   damaged, going_on = capsys.readouterr().err.splitlines()
   assert f'checkpoint 10 in {folder} cannot be read' in damaged
   assert 'from checkpoint 6' in going_on
@@ -608,12 +622,12 @@ def test_every_checkpoint_damaged(stopped_late, through, tmp_path, trace):
     _truncate(folder / str(step))
   before = _files(folder)
   with pytest.raises(UserError, match='no checkpoint in .* can be read') as e:
-    compress.run(job, tmp_path, StopRequest())
+    runner.run(job, tmp_path)
   assert str(folder) in str(e.value) and 'remove' in str(e.value)
   assert '\n' not in str(e.value)
   assert _files(folder) == before
   shutil.rmtree(folder)
-  results = compress.run(job, tmp_path, StopRequest())
+  results = runner.run(job, tmp_path)
   _assert_as_through(tmp_path, results, through)
   assert trace.calls == through[2].calls + 3
 
@@ -622,7 +636,7 @@ def test_every_checkpoint_damaged(stopped_late, through, tmp_path, trace):
 
 
 def _objectives(beta):
-  return dataclasses.replace(LIT, beta=beta), KD
+  return LIT.replace(beta=beta), KD
 
 
 def _population(*members):
@@ -647,7 +661,7 @@ def test_a_member_is_the_student_trained_alone(
   method, finished, through, tmp_path, no_report
 ):
   job = _job(method, teacher=finished.workdir)
-  results = compress.run(job, tmp_path, StopRequest())
+  results = runner.run(job, tmp_path)
   assert [row['method'] for row in results['rows']] == [
     'teacher', *method.names
   ]  # fmt: skip
@@ -674,7 +688,7 @@ def test_a_member_is_the_student_trained_alone(
     wanted['rows'][1]['accuracy'], abs=1 / 41
   )
   # Finished: the same again needs no training.
-  assert compress.run(job, tmp_path, StopRequest()) == results
+  assert runner.run(job, tmp_path) == results
 
 
 @pytest.mark.parametrize('method', [SHARED, OWN_DATA], ids=['shared', 'own'])
@@ -683,11 +697,9 @@ def test_a_population_resumes_bit_for_bit(
 ):
   job = _job(method, teacher=finished.workdir)
   straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
-  compress.run(job, straight, StopRequest())
-  # On their own data, each member's feed makes a superbatch for a call.
-  calls = 3 if method is SHARED else 6
-  assert 'lit/lit at step 10 of 12' in _interrupt(job, stopped, calls)
-  compress.run(job, stopped, StopRequest())
+  runner.run(job, straight)
+  assert 'lit/lit at step 10 of 12' in _interrupt(job, stopped, 3)
+  runner.run(job, stopped)
   for name in method.names:
     _assert_same(
       jax.device_get(saved.load(stopped / name / 'student')[1]),
@@ -697,19 +709,17 @@ def test_a_population_resumes_bit_for_bit(
 
 def test_a_diverging_member_is_named(finished, tmp_path, no_report):
   # Logits over so small a temperature are infinite.
-  wild = dataclasses.replace(LIT, temperature=1e-38), KD
+  wild = LIT.replace(temperature=1e-38), KD
   members = SHARED.population
   spoiled = dataclasses.replace(members[1], objectives=wild)
   method = dataclasses.replace(SHARED, population=(members[0], spoiled))
   with pytest.raises(UserError, match=r'of lit-b/lit; the last good'):
-    compress.run(
-      _job(method, teacher=finished.workdir), tmp_path, StopRequest()
-    )
+    runner.run(_job(method, teacher=finished.workdir), tmp_path)
 
 
 def test_a_population_and_a_student_of_one_name(tmp_path):
   with pytest.raises(UserError, match="'lit' is the folder of a population"):
-    compress.run(_job(SHARED, 'lit'), tmp_path, StopRequest())
+    runner.run(_job(SHARED, 'lit'), tmp_path)
   assert not list(tmp_path.iterdir())
 
 
@@ -729,18 +739,24 @@ def test_members_that_do_not_fit(changes, words, tmp_path):
   spoiled = dataclasses.replace(second, **changes)
   method = dataclasses.replace(SHARED, population=(first, spoiled))
   with pytest.raises(UserError, match=words):
-    compress.run(_job(method), tmp_path, StopRequest())
+    runner.run(_job(method), tmp_path)
   assert not list(tmp_path.iterdir())
 
 
 def test_a_population_has_no_best_epoch(tmp_path):
   job = _job(SHARED, dataset=_with_validation(), select='best')
   with pytest.raises(UserError, match='select=best keeps one network'):
-    compress.run(job, tmp_path, StopRequest())
+    runner.run(job, tmp_path)
   assert not list(tmp_path.iterdir())
 
 
 # Which checkpoints are kept, and with which network a phase ends.
+
+
+def _evaluation(loss, accuracy):
+  """An evaluation of ten examples, or one that says it is."""
+  made = classify.of_confusion(loss, np.eye(10))
+  return made._replace(numbers=made.numbers | {'accuracy': accuracy})
 
 
 def _with_validation():
@@ -756,26 +772,26 @@ def test_kept_checkpoints(
 ):
   dataset = _with_validation()
   networks_seen = []
-  evaluator = evaluation.evaluator
+  evaluator = Classify.evaluator
 
-  def fake(net, preprocess, split):
+  def fake(task, net, preprocess, split):
     if split is not dataset.splits['validation']:
-      return evaluator(net, preprocess, split)
+      return evaluator(task, net, preprocess, split)
 
-    def evaluate(variables):
-      networks_seen.append(jax.device_get(variables))
+    def evaluate(learners):
+      networks_seen.append(jax.device_get(learners['student']))
       accuracy = (0.1, 0.9, 0.3, 0.2)[len(networks_seen) - 1]
-      return evaluation.Evaluation(1.0, accuracy, accuracy, np.eye(10))
+      return _evaluation(1.0, accuracy)
 
     return evaluate
 
-  monkeypatch.setattr(evaluation, 'evaluator', fake)
+  monkeypatch.setattr(Classify, 'evaluator', fake)
   job = _job(_scratch(4), dataset=dataset, select=select)
   # A stop within epoch 3: its checkpoint has no accuracy.
   _interrupt(job, tmp_path, 5)
   folder = tmp_path / 'scratch' / 'scratch'
   assert _steps(folder) == [12, 16]
-  results = compress.run(job, tmp_path, StopRequest())
+  results = runner.run(job, tmp_path)
   assert _steps(folder) == kept
   assert [r['accuracy'] for r in _records(tmp_path, 'validation')] == [
     0.1, 0.9, 0.3, 0.2
@@ -797,13 +813,14 @@ def test_kept_checkpoints(
 
 def _restored(folder):
   """The newest checkpoint of a scratch phase."""
-  net = models.build(STUDENT, axis_name=devices.AXIS)
+  net = models.build(STUDENT)
   rate = optim.schedule('steps', 0.1, PER_EPOCH, 2)
-  template = state.begin_phase(
-    blocks.init(net, jax.random.key(0)),
-    optim.sgd(rate, 0.9, 1e-4),
+  own = state.begin_phase(
+    {state.STUDENT: blocks.init(net, jax.random.key(0))},
+    {state.STUDENT: optim.optimizer(optim.Sgd(), rate)},
     precision.policy('fp32'),
   )
+  template = population.stack([own])
   checkpoints = Checkpoints(folder)
   try:
     return checkpoints.restore(template)
@@ -815,7 +832,7 @@ def _assert_only_the_good_checkpoint(workdir):
   folder = workdir / 'scratch' / 'scratch'
   assert _steps(folder) == [PER_EPOCH]
   last = _restored(folder)
-  assert int(last.step) == PER_EPOCH
+  assert int(last.step[0]) == PER_EPOCH
   for leaf in jax.tree.leaves(last):
     assert np.isfinite(leaf).all()
   assert not (workdir / 'scratch' / 'student').exists()
@@ -832,7 +849,7 @@ def test_nan_stops_at_the_last_good_checkpoint(tmp_path, no_report):
   job = _job(_scratch(2, milestones=(1,), decay=1e30))
   for _ in range(2):  # the same command again meets the same end
     with pytest.raises(UserError) as caught:
-      compress.run(job, tmp_path, StopRequest())
+      runner.run(job, tmp_path)
     message = str(caught.value)
     assert 'the loss is nan at step 8 of scratch/scratch' in message
     assert str(tmp_path / 'scratch' / 'scratch') in message
@@ -847,17 +864,17 @@ def test_infinite_loss_within_a_call(tmp_path, monkeypatch, no_report):
     call = map_train(program)
 
     def spoil(current, *rest):
-      first = int(current.step)
+      first = int(current.step[0])
       current, metrics = call(current, *rest)
       if first == PER_EPOCH:
-        metrics |= {'loss': metrics['loss'].at[1].set(jnp.inf)}
+        metrics |= {'loss': metrics['loss'].at[1, 0].set(jnp.inf)}
       return current, metrics
 
     return spoil
 
   monkeypatch.setattr(devices, 'map_train', mapped)
   with pytest.raises(UserError, match='loss is inf at step 8 of scratch/'):
-    compress.run(_job(_scratch(2)), tmp_path, StopRequest())
+    runner.run(_job(_scratch(2)), tmp_path)
   _assert_only_the_good_checkpoint(tmp_path)
 
 
@@ -872,14 +889,14 @@ def test_a_loss_beyond_the_last_step_of_a_call_is_not_read(
     def spoil(current, teacher, superbatch, *rest):
       count = int(superbatch.count)
       current, metrics = call(current, teacher, superbatch, *rest)
-      unused = jnp.arange(PER_CALL) >= count
+      unused = (jnp.arange(PER_CALL) >= count)[:, None]
       loss = jnp.where(unused, jnp.nan, metrics['loss'])
       return current, metrics | {'loss': loss}
 
     return spoil
 
   monkeypatch.setattr(devices, 'map_train', mapped)
-  compress.run(_job(_scratch(1)), tmp_path, StopRequest())
+  runner.run(_job(_scratch(1)), tmp_path)
   (record,) = _records(tmp_path, 'train')
   assert math.isfinite(record['loss'])
 
@@ -887,14 +904,12 @@ def test_a_loss_beyond_the_last_step_of_a_call_is_not_read(
 def test_a_held_out_loss_that_is_not_finite(tmp_path, monkeypatch, no_report):
   losses = iter([1.0, math.nan])
   monkeypatch.setattr(
-    evaluation,
+    Classify,
     'evaluator',
-    lambda *args: (
-      lambda v: evaluation.Evaluation(next(losses), 0.2, 0.2, np.eye(10))
-    ),
+    lambda *args: lambda learners: _evaluation(next(losses), 0.2),
   )
   with pytest.raises(UserError, match='test loss is nan after epoch 2 of'):
-    compress.run(_job(_scratch(2)), tmp_path, StopRequest())
+    runner.run(_job(_scratch(2)), tmp_path)
   _assert_only_the_good_checkpoint(tmp_path)
 
 
@@ -908,29 +923,31 @@ def test_parameters_that_the_last_step_spoiled(
 
     def spoil(current, *rest):
       current, metrics = call(current, *rest)
-      if int(current.step) == PER_EPOCH + PER_CALL:
-        head = jax.tree.map(lambda x: x + jnp.inf, current.params['head'])
-        current = current.replace(params=current.params | {'head': head})
+      if int(current.step[0]) == PER_EPOCH + PER_CALL:
+        own = current.student
+        head = jax.tree.map(lambda x: x + jnp.inf, own.params['head'])
+        own = own.replace(params=own.params | {'head': head})
+        current = current.replace(learners={state.STUDENT: own})
       return current, metrics
 
     return spoil
 
   monkeypatch.setattr(devices, 'map_train', mapped)
   with pytest.raises(UserError, match='after step 10 of scratch/scratch'):
-    compress.run(_job(_scratch(2)), tmp_path, _stop_at(monkeypatch, call=3))
+    runner.run(_job(_scratch(2)), tmp_path, _stop_at(monkeypatch, call=3))
   assert _steps(tmp_path / 'scratch' / 'scratch') == [PER_EPOCH]
-  assert int(_restored(tmp_path / 'scratch' / 'scratch').step) == PER_EPOCH
+  assert int(_restored(tmp_path / 'scratch' / 'scratch').step[0]) == PER_EPOCH
 
 
 def test_skipped_steps_are_not_fatal(tmp_path, monkeypatch, no_report):
   # So large that the first gradients overflow; it halves at each such step.
   huge = DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2.0**24))
   monkeypatch.setattr(precision.Policy, 'initial_scale', lambda policy: huge)
-  compress.run(_job(_scratch(2), precision='fp16'), tmp_path, StopRequest())
+  runner.run(_job(_scratch(2), precision='fp16'), tmp_path)
   first, last = _records(tmp_path, 'train')
   skipped = round(PER_EPOCH * (first['skipped'] + last['skipped']))
   assert 0 < skipped < 2 * PER_EPOCH
-  _, variables, _ = saved.load(tmp_path / 'scratch' / 'student')
+  _, variables = saved.load(tmp_path / 'scratch' / 'student')
   for leaf in jax.tree.leaves(variables):
     assert np.isfinite(leaf).all()
   # Some steps were taken: the network has left its start.
@@ -944,8 +961,9 @@ def test_skipped_steps_are_not_fatal(tmp_path, monkeypatch, no_report):
 @pytest.fixture(scope='module')
 def trained_pair(finished):
   def load(method):
-    spec, variables, _ = saved.load(finished.workdir / method / 'student')
-    return models.build(spec), devices.replicate(variables)
+    facts, variables = saved.load(_folder(finished.workdir, method))
+    net = models.build(facts.spec)
+    return evaluation.Reader(net, devices.replicate(variables), PREPROCESS)
 
   return load('teacher'), load('lit')
 
@@ -953,21 +971,18 @@ def trained_pair(finished):
 # Fewer than a batch, and one batch and a rest.
 @pytest.mark.parametrize('count', [41, 503])
 def test_every_example_counts_once(count, trained_pair):
-  net, variables = trained_pair[0]
+  net, variables, _ = trained_pair[0]
   split = _split(count, 5)
-  values = evaluation.evaluator(net, PREPROCESS, split)(variables)
+  evaluate = Classify(10).evaluator(net, PREPROCESS, split)
+  values = evaluate({'student': variables}).numbers
   loss, accuracy = _plain_evaluation(net, variables, split)
-  assert values.accuracy == pytest.approx(accuracy, abs=1e-9)
-  assert values.loss == pytest.approx(loss, rel=1e-5)
-
-
-def _ir_errors(first, second, split):
-  return evaluation.ir_errors(*first, *second, PREPROCESS, split)
+  assert values['accuracy'] == pytest.approx(accuracy, abs=1e-9)
+  assert values['loss'] == pytest.approx(loss, rel=1e-5)
 
 
 def test_ir_errors_of_the_teacher_itself(trained_pair):
   teacher, _ = trained_pair
-  errors = _ir_errors(teacher, teacher, _split(41, 5))
+  errors = evaluation.ir_errors(teacher, teacher, _split(41, 5))
   assert list(errors) == ['blocks_0', 'blocks_1', 'blocks_2']
   # Not quite 0: the same block is compiled twice, in two fusions.
   for kinds in errors.values():
@@ -977,9 +992,9 @@ def test_ir_errors_of_the_teacher_itself(trained_pair):
 
 
 def test_ir_errors_by_numpy(trained_pair):
-  (teacher, teacher_variables), (student, variables) = trained_pair
+  (teacher, teacher_variables, _), (student, variables, _) = trained_pair
   split = _split(503, 5)
-  found = _ir_errors(*trained_pair, split)
+  found = evaluation.ir_errors(*trained_pair, split)
   targets = [
     np.asarray(t) for t in _logits(teacher, teacher_variables, split)[1]
   ]
@@ -1025,5 +1040,5 @@ def _with_train(**changes):
 def test_data_of_ones_own_that_does_not_fit(tmp_path, changes, words):
   job = _job('scratch', dataset=_with_train(**changes))
   with pytest.raises(UserError, match=f'noise, split train: {words}'):
-    compress.run(job, tmp_path / 'run', StopRequest())
+    runner.run(job, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()

@@ -6,20 +6,29 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_member
 import pytest
 from ml_collections import ConfigDict
 
 from experiments import recipes
 from experiments.configs import demo
 from lit_jax import objectives
-from lit_jax.data.dataset import Split
-from lit_jax.data.feed import Feed, Feeds, Superbatch
+from lit_jax.data.feed import Superbatch
 from lit_jax.errors import UserError
 from lit_jax.objectives import Objective
-from lit_jax.training import devices, optim, population, precision, state, steps
+from lit_jax.training import (
+  devices,
+  optim,
+  population,
+  precision,
+  state,
+  steps,
+)
 
 C, BATCH, MEMBERS = 2, 4, 3
-OPTIMIZER = optim.sgd(lambda step: 0.05 / (1 + step), 0.9, 1e-3)
+OPTIMIZER = optim.optimizer(
+  optim.Sgd(0.9, 1e-3), lambda step: 0.05 / (1 + step)
+)
 # They differ in each of the three, and one has no soft labels.
 OBJECTIVES = (
   Objective(0.3, 0.6, 3.0),
@@ -42,36 +51,49 @@ def begin(tiny, policy='fp32'):
       lambda x, member=member: x * (1 + 0.1 * member), tiny.student_variables
     )
     states.append(
-      state.begin_phase(variables, OPTIMIZER, precision.policy(policy))
+      state.begin_phase(
+        {state.STUDENT: variables},
+        {state.STUDENT: OPTIMIZER},
+        precision.policy(policy),
+      )
     )
   return states
 
 
-def make_plan(tiny, objective, axis_name=None, dtype=jnp.float32):
-  teacher, student = tiny.networks(axis_name, dtype)
-  return steps.Plan(
-    teacher, student, OPTIMIZER, objective, (), tiny.preprocess, axis_name
+def make_plan(tiny, axis_name=None, dtype=jnp.float32):
+  teacher, student = tiny.networks(dtype)
+  return tiny.plan(
+    OPTIMIZER, teacher=teacher, student=student, axis_name=axis_name
   )
+
+
+# The members' objectives, of one structure.
+STACKED = population.stack(population.common_terms(OBJECTIVES))
 
 
 def alone(tiny, superbatches, member_keys, policy='fp32', **networks):
   """Each member by the plain program."""
   found = []
   for member, own in enumerate(begin(tiny, policy)):
-    objective = OBJECTIVES[member]
-    program = jax.jit(
-      steps.train_program(make_plan(tiny, objective, **networks))
-    )
+    program = one_member.train_program(make_plan(tiny, **networks), jax.jit)
     found.append(
       program(
         own,
         tiny.teacher_variables,
         superbatches[member],
-        objective,
+        OBJECTIVES[member],
         member_keys[member],
       )
     )
   return found
+
+
+def one_order_each(superbatches):
+  return Superbatch(
+    np.concatenate([s.inputs for s in superbatches]),
+    np.concatenate([s.labels for s in superbatches]),
+    superbatches[0].count,
+  )
 
 
 def compare(states, metrics, wanted, close=close):
@@ -93,16 +115,13 @@ def form(request, monkeypatch):
 
 def test_members_on_shared_data_are_those_trained_alone(tiny, form):
   superbatch = tiny.superbatch(C, BATCH)
-  common = population.common_objective(OBJECTIVES)
-  program = jax.jit(
-    population.train_program(make_plan(tiny, common), MEMBERS, True)
-  )
+  program = jax.jit(population.train_program(make_plan(tiny), MEMBERS))
   states, metrics = program(
     population.stack(begin(tiny)),
     tiny.teacher_variables,
     superbatch,
-    population.stack(OBJECTIVES),
-    keys()[0],
+    STACKED,
+    population.stack(keys()[:1]),
   )
   assert metrics['loss'].shape == (C, MEMBERS)
   wanted = alone(tiny, [superbatch] * MEMBERS, keys()[:1] * MEMBERS)
@@ -111,20 +130,15 @@ def test_members_on_shared_data_are_those_trained_alone(tiny, form):
 
 def test_members_on_their_own_data_are_those_trained_alone(tiny, form):
   superbatches = [tiny.superbatch(C, BATCH, seed=s) for s in range(MEMBERS)]
-  common = population.common_objective(OBJECTIVES)
   program = jax.jit(
-    population.train_program(make_plan(tiny, common), MEMBERS, False)
+    population.train_program(make_plan(tiny), MEMBERS, orders=MEMBERS)
   )
-  stacked = Superbatch(
-    np.stack([s.inputs for s in superbatches]),
-    np.stack([s.labels for s in superbatches]),
-    superbatches[0].count,
-  )
+  stacked = one_order_each(superbatches)
   states, metrics = program(
     population.stack(begin(tiny)),
     tiny.teacher_variables,
     stacked,
-    population.stack(OBJECTIVES),
+    STACKED,
     population.stack(keys()),
   )
   assert metrics['loss'].shape == (C, MEMBERS)
@@ -137,18 +151,16 @@ def test_over_two_devices(tiny, shared, form):
   member_keys = keys()
   if shared:
     superbatches, member_keys = superbatches[:1], member_keys[:1]
-  stacked = Superbatch(
-    population.stack([s.inputs for s in superbatches]),
-    population.stack([s.labels for s in superbatches]),
-    superbatches[0].count,
+  stacked = one_order_each(superbatches)
+  plan = make_plan(tiny, devices.AXIS)
+  program = devices.map_train(
+    population.train_program(plan, MEMBERS, len(superbatches))
   )
-  plan = make_plan(tiny, population.common_objective(OBJECTIVES), devices.AXIS)
-  program = devices.map_train(population.train_program(plan, MEMBERS, shared))
   states, metrics = program(
     devices.replicate(population.stack(begin(tiny))),
     devices.replicate(tiny.teacher_variables),
     devices.shard_superbatch(stacked),
-    population.stack(OBJECTIVES),
+    STACKED,
     population.stack(member_keys),
   )
   repeat = MEMBERS if shared else 1
@@ -158,9 +170,8 @@ def test_over_two_devices(tiny, shared, form):
 
 def test_float16_scales_of_each_member(tiny, form):
   superbatch = tiny.superbatch(C, BATCH)
-  common = population.common_objective(OBJECTIVES)
-  plan = make_plan(tiny, common, dtype=jnp.float16)
-  program = jax.jit(population.train_program(plan, MEMBERS, True))
+  plan = make_plan(tiny, dtype=jnp.float16)
+  program = jax.jit(population.train_program(plan, MEMBERS))
   started = begin(tiny, 'fp16')
   # One that overflows, and must not hold the others up.
   huge = started[1].loss_scale.replace(scale=jnp.float32(2.0**40))
@@ -169,16 +180,16 @@ def test_float16_scales_of_each_member(tiny, form):
     population.stack(started),
     tiny.teacher_variables,
     superbatch,
-    population.stack(OBJECTIVES),
-    keys()[0],
+    STACKED,
+    population.stack(keys()[:1]),
   )
   np.testing.assert_array_equal(states.skipped, [0, C, 0])
   np.testing.assert_array_equal(metrics['skipped'][:, 1], 1)
   moved = [
     float(
       jnp.abs(
-        states.params['head']['dense']['kernel'][i]
-        - start.params['head']['dense']['kernel']
+        states.student.params['head']['dense']['kernel'][i]
+        - start.student.params['head']['dense']['kernel']
       ).max()
     )
     for i, start in enumerate(started)
@@ -196,46 +207,38 @@ def test_the_teacher_runs_once_on_shared_data(tiny, monkeypatch, shared, rows):
     return infer(net, variables, x)
 
   monkeypatch.setattr(steps, '_infer', counting)
-  plan = make_plan(tiny, population.common_objective(OBJECTIVES))
+  plan = make_plan(tiny)
   # Members unrolled, so that each one's pass is seen.
   monkeypatch.setattr(
     population,
     'over_members',
     lambda function: (
-      lambda *stacked: population.stack(
-        [
-          function(*own)
-          for own in zip(
-            *(population.unstack(x, MEMBERS) for x in stacked), strict=True
-          )
-        ]
+      lambda *stacked: jax.tree.map(
+        lambda *leaves: jnp.stack(leaves),
+        *(
+          function(*jax.tree.map(lambda x, i=i: x[i], stacked))
+          for i in range(MEMBERS)
+        ),
       )
     ),
   )
-  superbatch = tiny.superbatch(C, BATCH)
-  key = keys()[0]
-  if not shared:
-    superbatch = Superbatch(
-      np.stack([superbatch.inputs] * MEMBERS),
-      np.stack([superbatch.labels] * MEMBERS),
-      superbatch.count,
-    )
-    key = population.stack(keys())
+  orders = 1 if shared else MEMBERS
   jax.eval_shape(
-    population.train_program(plan, MEMBERS, shared),
+    population.train_program(plan, MEMBERS, orders),
     population.stack(begin(tiny)),
     tiny.teacher_variables,
-    superbatch,
-    population.stack(OBJECTIVES),
-    key,
+    one_order_each([tiny.superbatch(C, BATCH)] * orders),
+    STACKED,
+    population.stack(keys()[:orders]),
   )
   assert seen == (rows or [C * BATCH] * MEMBERS)
 
 
-def test_a_lone_member_has_no_axis():
+def test_a_lone_member_has_an_axis():
   tree = {'a': jnp.arange(3)}
-  assert population.stack([tree]) is tree
-  assert population.unstack(tree, 1) == (tree,)
+  (found,) = population.unstack(population.stack([tree]), 1)
+  assert population.stack([tree])['a'].shape == (1, 3)
+  chex.assert_trees_all_equal(found, tree)
 
 
 def test_unstack_is_the_inverse_of_stack():
@@ -256,15 +259,18 @@ def test_unstack_is_the_inverse_of_stack():
   ],
 )
 def test_common_objective_computes_what_any_member_needs(pairs, soft, irs):
-  common = population.common_objective(
+  common = population.common_terms(
     [Objective(alpha, beta, 2.0) for alpha, beta in pairs]
   )
-  assert (common.needs_soft_labels, common.needs_irs) == (soft, irs)
+  assert len({own.terms for own in common}) == 1
+  assert [(own.alpha, own.beta) for own in common] == pairs
+  first = common[0]
+  assert (first.computes('soft'), first.computes('ir')) == (soft, irs)
 
 
 def test_members_cannot_differ_in_what_is_compiled():
   with pytest.raises(UserError, match='α, β and τ alone'):
-    population.common_objective(
+    population.common_terms(
       [Objective(0.9, 0.5, 2.0), Objective(0.9, 0.5, 2.0, ir_loss='l1')]
     )
 
@@ -274,27 +280,8 @@ def test_a_member_without_a_second_pass_cannot_follow_it():
     Objective(0.9, beta, 2.0, running_statistics='both') for beta in (0.5, 1.0)
   ]
   with pytest.raises(UserError, match='beta 1'):
-    population.common_objective(both)
-  population.common_objective(both[:1] * 2)
-
-
-def test_feeds_are_the_feeds_stacked():
-  split = Split(
-    np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1),
-    np.arange(10, dtype=np.int32),
-  )
-  singles = [Feed(split, 3, 2, seed) for seed in (5, 6)]
-  both = Feeds([Feed(split, 3, 2, seed) for seed in (5, 6)])
-  assert both.steps_per_epoch == 3
-  for step in (0, 2, 3):
-    found = both.superbatch(step)
-    for member, single in enumerate(singles):
-      wanted = single.superbatch(step)
-      np.testing.assert_array_equal(found.inputs[member], wanted.inputs)
-      np.testing.assert_array_equal(found.labels[member], wanted.labels)
-      assert found.count == wanted.count
-  for feed in (both, *singles):
-    feed.close()
+    population.common_terms(both)
+  population.common_terms(both[:1] * 2)
 
 
 # Configurations.
@@ -383,6 +370,6 @@ def test_lists_that_make_no_sense(lists, words):
 
 def test_objectives_are_data_of_one_structure():
   # So that a population's stacked objective is an argument like one's own.
-  stacked = population.stack(OBJECTIVES)
+  stacked = STACKED
   assert isinstance(stacked, objectives.Objective)
   np.testing.assert_allclose(stacked.beta, [0.6, 0.9, 0.1], rtol=1e-6)

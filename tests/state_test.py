@@ -63,8 +63,8 @@ def test_copy_parts_refuses_another_width(tiny):
 @pytest.fixture(scope='module')
 def short(tiny):
   """Stem and head alone: drawing initial values takes long to compile."""
-  net, shape = tiny.student, tiny.student.input_shape
-  return blocks.BlockNet(net.stem, (), net.head, shape)
+  net = tiny.student
+  return blocks.BlockNet(net.stem, (), net.head, net.example)
 
 
 def test_copy_parts_into_a_fresh_network(tiny, short):
@@ -80,16 +80,40 @@ def test_copy_parts_into_a_fresh_network(tiny, short):
   )
 
 
+def begin(variables, precision_name):
+  optimizer = optim.optimizer(optim.Sgd(0.9, 0.0), lambda _: 0.1)
+  return state.begin_phase(
+    {state.STUDENT: variables},
+    {state.STUDENT: optimizer},
+    precision.policy(precision_name),
+  )
+
+
+def test_begin_phase_of_several_learners():
+  learners = {
+    name: {'params': {'w': jnp.full(2, value)}, 'batch_stats': {}}
+    for name, value in (('student', 1.0), ('judge', 2.0))
+  }
+  rates = {'student': lambda _: 0.1, 'judge': lambda _: 0.2}
+  found = state.begin_phase(
+    learners,
+    {name: optim.optimizer(optim.Adam(), rate) for name, rate in rates.items()},
+    precision.policy('fp32'),
+  )
+  chex.assert_trees_all_equal(found.variables, learners)
+  assert found.step == 0
+  assert found.student is found.learners['student']
+
+
 @pytest.mark.parametrize('name', ['fp32', 'bf16', 'fp16'])
 def test_begin_phase(tiny, name):
   variables = tiny.student_variables
-  optimizer = optim.sgd(lambda _: 0.1, 0.9, 0.0)
-  found = state.begin_phase(variables, optimizer, precision.policy(name))
-  chex.assert_trees_all_equal(found.variables, variables)
-  chex.assert_trees_all_equal_dtypes(found.variables, variables)
+  found = begin(variables, name)
+  chex.assert_trees_all_equal(found.variables, {'student': variables})
+  chex.assert_trees_all_equal_dtypes(found.variables, {'student': variables})
   assert (found.step, found.skipped) == (0, 0)
   assert found.step.dtype == found.skipped.dtype == jnp.int32
-  momenta = [m for m in jax.tree.leaves(found.opt_state) if m.ndim]
+  momenta = [m for m in jax.tree.leaves(found.student.opt_state) if m.ndim]
   assert len(momenta) == len(jax.tree.leaves(variables['params']))
   assert not any(bool(m.any()) for m in momenta)
   if name == 'fp16':
@@ -100,9 +124,8 @@ def test_begin_phase(tiny, name):
 
 def test_begin_phase_copies(tiny):
   # A program that donates the state must not destroy what it was made of.
-  optimizer = optim.sgd(lambda _: 0.1, 0.9, 0.0)
   variables = jax.tree.map(jnp.copy, tiny.student_variables)
-  found = state.begin_phase(variables, optimizer, precision.policy('fp32'))
+  found = begin(variables, 'fp32')
   for leaf in jax.tree.leaves(found.variables):
     leaf.delete()
   chex.assert_trees_all_equal(variables, tiny.student_variables)

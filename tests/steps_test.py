@@ -1,49 +1,42 @@
 """The train and evaluation programs against steps written out plainly."""
 
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_member
 import optax
 import pytest
+from one_member import only
 
 from lit_jax import objectives
 from lit_jax.objectives import Objective
-from lit_jax.training import devices, optim, precision, state, steps
+from lit_jax.tasks import classify
+from lit_jax.training import devices, evaluation, optim, precision, state, steps
 
 C, BATCH = 3, 4
 KEY = jax.random.key(42)
 LIT = Objective(0.3, 0.6, 3.0)
-OPTIMIZER = optim.sgd(lambda step: 0.05 / (1 + step), 0.9, 1e-3)
+OPTIMIZER = optim.optimizer(
+  optim.Sgd(0.9, 1e-3), lambda step: 0.05 / (1 + step)
+)
 PARTS = ('stem', 'blocks_0', 'blocks_1', 'blocks_2', 'head')
 
 
-def make_plan(tiny, objective=LIT, **changes):
-  plan = steps.Plan(
-    tiny.teacher, tiny.student, OPTIMIZER, objective, (), tiny.preprocess
-  )
-  return plan._replace(**changes)
+def make_plan(tiny, optimizer=OPTIMIZER, **changes):
+  return tiny.plan(optimizer, **changes)
 
 
 def begin(tiny, optimizer=OPTIMIZER, policy='fp32'):
   return state.begin_phase(
-    tiny.student_variables, optimizer, precision.policy(policy)
+    {state.STUDENT: tiny.student_variables},
+    {state.STUDENT: optimizer},
+    precision.policy(policy),
   )
 
 
 def run(tiny, program, start, superbatch, objective=LIT):
   return program(start, tiny.teacher_variables, superbatch, objective, KEY)
-
-
-def only(superbatch, i):
-  """The superbatch with its i-th batch in the first place, and count 1."""
-  return superbatch._replace(
-    inputs=np.roll(superbatch.inputs, -i, 0),
-    labels=np.roll(superbatch.labels, -i, 0),
-    count=np.int32(1),
-  )
 
 
 @pytest.fixture(scope='module')
@@ -55,14 +48,15 @@ def traces():
 @pytest.fixture(scope='module')
 def lit(tiny, traces):
   """The compiled program that most tests run."""
-  program = steps.train_program(make_plan(tiny))
 
-  @jax.jit
-  def traced(*args):
-    traces.append(len(traces))
-    return program(*args)
+  def traced(program):
+    def counting(*args):
+      traces.append(len(traces))
+      return program(*args)
 
-  return traced
+    return jax.jit(counting)
+
+  return one_member.train_program(make_plan(tiny), traced)
 
 
 @pytest.fixture(scope='module')
@@ -76,9 +70,9 @@ def superbatch(tiny):
 def inputs(tiny, superbatch, i):
   """The i-th batch as the networks see it, and its labels."""
   images = tiny.preprocess.augment(
-    superbatch.inputs[i], jax.random.fold_in(KEY, i)
+    superbatch.inputs[0, i], jax.random.fold_in(KEY, i)
   )
-  return tiny.preprocess.normalize(images), superbatch.labels[i]
+  return tiny.preprocess.normalize(images), superbatch.labels[0, i]
 
 
 def forward(net, variables, x, train, **kwargs):
@@ -94,7 +88,7 @@ def plain_step(tiny, objective, before, x, labels):
   tau = objective.temperature
 
   def loss(params):
-    variables = {'params': params, 'batch_stats': before.batch_stats}
+    variables = {'params': params, 'batch_stats': before.student.batch_stats}
     (p, _), batch_stats = forward(tiny.student, variables, x, True)
     hard = -jnp.mean(jax.nn.log_softmax(p)[jnp.arange(BATCH), labels])
     soft = -(jax.nn.softmax(q / tau) * jax.nn.log_softmax(p / tau)).sum(1)
@@ -126,15 +120,14 @@ def plain_step(tiny, objective, before, x, labels):
     metrics |= {f'ir/blocks_{i}': e for i, e in enumerate(errors)}
     return total, (batch_stats, metrics)
 
-  grads, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(before.params)
-  updates, opt_state = OPTIMIZER.update(grads, before.opt_state, before.params)
-  after = before.replace(
-    step=before.step + 1,
-    params=optax.apply_updates(before.params, updates),
-    batch_stats=batch_stats,
-    opt_state=opt_state,
+  own = before.student
+  grads, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(own.params)
+  updates, opt_state = OPTIMIZER.update(grads, own.opt_state, own.params)
+  after = state.Learner(
+    optax.apply_updates(own.params, updates), batch_stats, opt_state
   )
-  return after, metrics
+  learners = {state.STUDENT: after}
+  return before.replace(step=before.step + 1, learners=learners), metrics
 
 
 def test_steps_equal_plain_two_pass_steps(tiny, lit, superbatch):
@@ -181,11 +174,11 @@ def test_augmentation_and_rate_go_on_from_the_state_step(tiny, lit, superbatch):
   later = begin(tiny).replace(step=jnp.int32(5))
   _, metrics = run(tiny, lit, later, only(superbatch, 0))
   images = tiny.preprocess.augment(
-    superbatch.inputs[0], jax.random.fold_in(KEY, 5)
+    superbatch.inputs[0, 0], jax.random.fold_in(KEY, 5)
   )
   x = tiny.preprocess.normalize(images)
   (p, _), _ = forward(tiny.student, tiny.student_variables, x, True)
-  odds = jax.nn.log_softmax(p)[jnp.arange(BATCH), superbatch.labels[0]]
+  odds = jax.nn.log_softmax(p)[jnp.arange(BATCH), superbatch.labels[0, 0]]
   np.testing.assert_allclose(metrics['hard'][0], -odds.mean(), rtol=1e-5)
 
 
@@ -194,14 +187,14 @@ def test_augmentation_and_rate_go_on_from_the_state_step(tiny, lit, superbatch):
 
 def moved(tiny, objective, superbatch):
   """The parts whose parameters a gradient step on the objective moves."""
-  plan = make_plan(tiny, objective, optimizer=optax.sgd(1.0))
-  program = jax.jit(steps.train_program(plan))
-  start = begin(tiny, plan.optimizer)
+  optimizer = optax.sgd(1.0)
+  program = one_member.train_program(make_plan(tiny, optimizer), jax.jit)
+  start = begin(tiny, optimizer)
   after, metrics = run(tiny, program, start, superbatch, objective)
   parts = set()
-  for part, before in start.params.items():
+  for part, before in start.student.params.items():
     same = jax.tree.map(
-      lambda a, b: bool((a == b).all()), before, after.params[part]
+      lambda a, b: bool((a == b).all()), before, after.student.params[part]
     )
     if not all(jax.tree.leaves(same)):
       parts.add(part)
@@ -233,7 +226,7 @@ def test_ir_gradient_stays_in_its_block(
 
 
 def test_own_input_compares_the_own_pass(tiny, superbatch):
-  objective = dataclasses.replace(LIT, blocks=(2,), teacher_input=False)
+  objective = LIT.replace(blocks=(2,), teacher_input=False)
   _, metrics = moved(tiny, objective, only(superbatch, 0))
   x, _ = inputs(tiny, superbatch, 0)
   _, targets = tiny.teacher.apply(tiny.teacher_variables, x)
@@ -248,16 +241,13 @@ def test_own_input_compares_the_own_pass(tiny, superbatch):
 
 def test_plain_jit_and_two_devices_agree(tiny, lit, superbatch):
   wanted = run(tiny, lit, begin(tiny), superbatch)
-  plain = steps.train_program(make_plan(tiny))
-  teacher, student = tiny.networks(devices.AXIS)
-  mapped = devices.map_train(
-    steps.train_program(
-      make_plan(tiny, teacher=teacher, student=student, axis_name=devices.AXIS)
-    )
+  plain = one_member.train_program(make_plan(tiny))
+  mapped = one_member.train_program(
+    make_plan(tiny, axis_name=devices.AXIS), devices.map_train
   )
   assert jax.local_device_count() == 2
   cut = devices.shard_superbatch(superbatch)
-  assert cut.inputs.shape == (2, C, BATCH // 2, 8, 8, 3)
+  assert cut.inputs.shape == (2, 1, C, BATCH // 2, 8, 8, 3)
   over_devices = run(tiny, mapped, begin(tiny), cut)
   # float32 sums in another order, over three steps.
   for found in (run(tiny, plain, begin(tiny), superbatch), over_devices):
@@ -299,9 +289,9 @@ def test_weights_at_call_time_do_not_compile_again(
   found = {}
   for objective in (
     LIT,
-    dataclasses.replace(LIT, alpha=0.9),
-    dataclasses.replace(LIT, beta=0.1),
-    dataclasses.replace(LIT, temperature=1.0),
+    LIT.replace(alpha=0.9),
+    LIT.replace(beta=0.1),
+    LIT.replace(temperature=1.0),
   ):
     batch = only(superbatch, 0)
     _, metrics = run(tiny, lit, begin(tiny), batch, objective)
@@ -325,15 +315,15 @@ def test_weights_at_call_time_do_not_compile_again(
 def test_frozen_parts_do_not_move(tiny, superbatch):
   frozen = ('stem', 'blocks_0')
   # Weight decay and momentum must not reach them either.
-  optimizer = optim.sgd(lambda _: 0.1, 0.9, 0.1, frozen)
-  plan = make_plan(tiny, optimizer=optimizer, frozen=frozen)
+  optimizer = optim.optimizer(optim.Sgd(0.9, 0.1), lambda _: 0.1, frozen)
+  plan = make_plan(tiny, optimizer, frozen=frozen)
   start = begin(tiny, optimizer)
-  program = jax.jit(steps.train_program(plan))
+  program = one_member.train_program(plan, jax.jit)
   after, metrics = run(tiny, program, start, superbatch)
   for part in PARTS:
     for collection in ('params', 'batch_stats'):
-      old = start.variables[collection].get(part)
-      new = after.variables[collection].get(part)
+      old = start.student.variables[collection].get(part)
+      new = after.student.variables[collection].get(part)
       if part in frozen:
         chex.assert_trees_all_equal(new, old)
       elif old is not None:
@@ -350,7 +340,7 @@ def test_frozen_parts_do_not_move(tiny, superbatch):
 
 def test_scratch_needs_no_teacher(tiny, superbatch):
   scratch = objectives.scratch()
-  program = jax.jit(steps.train_program(make_plan(tiny, scratch, teacher=None)))
+  program = one_member.train_program(make_plan(tiny, teacher=None), jax.jit)
   after, metrics = program(begin(tiny), None, superbatch, scratch, KEY)
   assert set(metrics) == {'hard', 'loss', 'accuracy'}
   chex.assert_trees_all_equal(metrics['loss'], metrics['hard'])
@@ -362,10 +352,10 @@ def test_scratch_needs_no_teacher(tiny, superbatch):
 
 
 def test_no_gradient_reaches_the_teacher(tiny, superbatch):
-  program = steps.train_program(make_plan(tiny))
+  program = one_member.train_program(make_plan(tiny))
   # A number known beforehand: only such a loop can be differentiated.
   one = superbatch._replace(
-    inputs=superbatch.inputs[:1], labels=superbatch.labels[:1], count=1
+    inputs=superbatch.inputs[:, :1], labels=superbatch.labels[:, :1], count=1
   )
 
   @jax.jit
@@ -400,9 +390,9 @@ def test_the_teacher_in_pieces(tiny, superbatch, piece, monkeypatch):
 
   def targets():
     def run(variables, images):
-      return steps._teacher_targets(plan, variables, images)
+      return steps.teacher_outputs(plan, LIT, variables, images)
 
-    return jax.jit(run)(tiny.teacher_variables, superbatch.inputs)
+    return jax.jit(run)(tiny.teacher_variables, superbatch.inputs[0])
 
   whole = targets()
   chex.assert_tree_shape_prefix(whole, (C, BATCH))
@@ -412,8 +402,8 @@ def test_the_teacher_in_pieces(tiny, superbatch, piece, monkeypatch):
 
 @pytest.mark.parametrize('follow', ['student', 'both'])
 def test_running_statistics(tiny, superbatch, follow):
-  objective = dataclasses.replace(LIT, running_statistics=follow)
-  program = jax.jit(steps.train_program(make_plan(tiny, objective)))
+  objective = LIT.replace(running_statistics=follow)
+  program = one_member.train_program(make_plan(tiny), jax.jit)
   one = only(superbatch, 0)
   after, _ = run(tiny, program, begin(tiny), one, objective)
   x, _ = inputs(tiny, superbatch, 0)
@@ -433,16 +423,18 @@ def test_running_statistics(tiny, superbatch, follow):
       )
       part = f'blocks_{i}'
       wanted = wanted | {part: new['batch_stats'][part]}
-  chex.assert_trees_all_close(after.batch_stats, wanted, rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(
+    after.student.batch_stats, wanted, rtol=1e-5, atol=1e-6
+  )
 
 
 # Precision.
 
 
 def lowered(tiny, dtype):
-  teacher, student = tiny.networks(dtype=dtype)
+  teacher, student = tiny.networks(dtype)
   plan = make_plan(tiny, teacher=teacher, student=student)
-  return jax.jit(steps.train_program(plan))
+  return one_member.train_program(plan, jax.jit)
 
 
 def test_float16_skips_steps_that_overflow(tiny, lit, superbatch):
@@ -454,10 +446,7 @@ def test_float16_skips_steps_that_overflow(tiny, lit, superbatch):
     loss_scale=start.loss_scale.replace(scale=jnp.float32(2.0**40))
   )
   skipped, metrics = run(tiny, program, huge, one)
-  chex.assert_trees_all_equal(
-    (skipped.params, skipped.batch_stats, skipped.opt_state),
-    (start.params, start.batch_stats, start.opt_state),
-  )
+  chex.assert_trees_all_equal(skipped.student, start.student)
   assert (skipped.step, skipped.skipped) == (1, 1)
   assert skipped.loss_scale.scale == 2.0**39
   assert (metrics['skipped'][0], metrics['loss_scale'][0]) == (1, 2.0**39)
@@ -504,7 +493,7 @@ def test_bfloat16_is_close_to_float32(tiny, lit, superbatch):
 
 def padded(tiny, count=6):
   """Six examples as two batches of four, the last two of them padding."""
-  images, labels, _ = tiny.superbatch(2, 4, seed=3)
+  (images,), (labels,), _ = tiny.superbatch(2, 4, seed=3)
   valid = (np.arange(8) < count).astype(np.float32).reshape(2, 4)
   return images, labels, valid
 
@@ -515,7 +504,7 @@ def total(rows):
 
 def test_evaluation_counts_every_example_once(tiny):
   images, labels, valid = padded(tiny)
-  program = jax.jit(steps.evaluation_program(tiny.student, tiny.preprocess))
+  program = jax.jit(classify.evaluation_program(tiny.student, tiny.preprocess))
   found = total(
     program(tiny.student_variables, *batch)
     for batch in zip(images, labels, valid, strict=True)
@@ -538,17 +527,14 @@ def test_evaluation_counts_every_example_once(tiny):
 
 def test_evaluation_over_two_devices(tiny):
   images, labels, valid = padded(tiny)
-  one = jax.jit(steps.evaluation_program(tiny.student, tiny.preprocess))
-  two = devices.map_evaluation(
-    steps.evaluation_program(tiny.student, tiny.preprocess, devices.AXIS),
-    batch_arguments=3,
-    arguments=4,
-  )
+  program = classify.evaluation_program(tiny.student, tiny.preprocess)
+  two = evaluation.over_devices(program)
   # The second batch: one device has two examples, the other padding alone.
   batch = images[1], labels[1], valid[1]
+  inputs, labels, valid = map(devices.shard, batch)
   chex.assert_trees_all_close(
-    two(tiny.student_variables, *map(devices.shard, batch)),
-    one(tiny.student_variables, *batch),
+    two((tiny.student_variables,), (inputs, labels), valid),
+    jax.jit(program)(tiny.student_variables, *batch),
     rtol=1e-5,
   )
 
@@ -560,7 +546,7 @@ def test_confusion_by_hand(tiny):
   head = {'dense': params['head']['dense'] | {'bias': bias}}
   variables = tiny.student_variables | {'params': params | {'head': head}}
   images, _, _ = padded(tiny)
-  program = jax.jit(steps.evaluation_program(tiny.student, tiny.preprocess))
+  program = jax.jit(classify.evaluation_program(tiny.student, tiny.preprocess))
   found = program(
     variables, images[0], np.array([3, 3, 0, 3]), np.array([1.0, 1, 1, 0])
   )
@@ -571,14 +557,18 @@ def test_confusion_by_hand(tiny):
   assert found['examples'] == 3
 
 
+def ir_errors_of(tiny):
+  return evaluation.ir_error_program(
+    tiny.teacher, tiny.preprocess, tiny.student, tiny.preprocess
+  )
+
+
 def test_ir_error(tiny):
   images, _, valid = padded(tiny)
-  program = jax.jit(
-    steps.ir_error_program(tiny.teacher, tiny.student, tiny.preprocess)
-  )
+  program = jax.jit(ir_errors_of(tiny))
   found = total(
     program(tiny.teacher_variables, tiny.student_variables, *batch)
-    for batch in zip(images, valid, strict=True)
+    for batch in zip(images, [None] * 2, valid, strict=True)
   )
   x = tiny.preprocess.normalize(jnp.asarray(images.reshape(8, 8, 8, 3)[:6]))
   _, targets = tiny.teacher.apply(tiny.teacher_variables, x)
@@ -608,21 +598,13 @@ def test_ir_error(tiny):
 
 def test_ir_error_over_two_devices(tiny):
   images, _, valid = padded(tiny)
-  one = jax.jit(
-    steps.ir_error_program(tiny.teacher, tiny.student, tiny.preprocess)
-  )
-  two = devices.map_evaluation(
-    steps.ir_error_program(
-      tiny.teacher, tiny.student, tiny.preprocess, devices.AXIS
-    ),
-    batch_arguments=2,
-    arguments=4,
-  )
+  program = ir_errors_of(tiny)
+  two = evaluation.over_devices(program)
   variables = tiny.teacher_variables, tiny.student_variables
-  batch = images[1], valid[1]
+  inputs, cut = devices.shard((images[1], valid[1]))
   chex.assert_trees_all_close(
-    two(*variables, *map(devices.shard, batch)),
-    one(*variables, *batch),
+    two(variables, (inputs, None), cut),
+    jax.jit(program)(*variables, images[1], None, valid[1]),
     rtol=1e-5,
   )
 

@@ -39,16 +39,26 @@ def summed(program: Program, split: Split) -> Callable[..., Sums]:
     A function of the same leading arguments that gives the sums over the split
     and all devices, float64.
   """
-
-  def over_devices(arguments, batch, valid):
-    return lax.psum(program(*arguments, *batch, valid), devices.AXIS)
-
-  mapped = devices.map_evaluation(over_devices)
+  mapped = over_devices(program)
 
   def run(*arguments: Any) -> Sums:
     return _total(mapped(arguments, *batch) for batch in _batches(split))
 
   return run
+
+
+def over_devices(program: Program) -> Program:
+  """A program's sums over all devices.
+
+  Returns:
+    A function of the leading arguments, a batch and `valid`, the last two cut
+    by `devices.shard`.
+  """
+
+  def total(arguments, batch, valid):
+    return lax.psum(program(*arguments, *batch, valid), devices.AXIS)
+
+  return devices.map_evaluation(total)
 
 
 def _batches(split: Split) -> Iterator[tuple[Split, np.ndarray]]:

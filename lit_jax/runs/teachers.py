@@ -1,0 +1,106 @@
+"""Where a teacher comes from: given, trained in this run, a student before."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from lit_jax import models
+from lit_jax.blocks import BlockNet, shapes
+from lit_jax.data.dataset import Dataset
+from lit_jax.data.preprocess import Preprocess
+from lit_jax.errors import UserError
+from lit_jax.networks import saved
+from lit_jax.runs import workdir
+from lit_jax.runs.phases import TEACHER
+from lit_jax.runs.train import Teacher
+from lit_jax.training import devices
+from lit_jax.training.precision import policy
+
+
+def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:
+  """The folder of the teacher that the user named.
+
+  Args:
+    checkpoint: 'embedded', the folder of a saved network, or that of a workdir
+      whose teacher is meant.
+    dataset_name: for which one is embedded.
+
+  Raises:
+    UserError: none is embedded for that data set.
+  """
+  if checkpoint != saved.EMBEDDED:
+    folder = pathlib.Path(checkpoint).expanduser()
+    inside = workdir.network(folder, TEACHER, TEACHER)
+    return inside if saved.exists(inside) else folder
+  folder = saved.embedded(dataset_name)
+  if not saved.exists(folder):
+    raise UserError(
+      f'no teacher is embedded for {dataset_name}; train one '
+      '(teacher.checkpoint empty) or name the folder of one'
+    )
+  return folder
+
+
+def read(
+  folder: pathlib.Path,
+  dataset: Dataset,
+  precision: str,
+  wanted: models.Spec | BlockNet | None = None,
+) -> Teacher:
+  """A saved network that teaches, fed with what it was trained on.
+
+  Args:
+    folder: of the network.
+    dataset: whose classes it must know.
+    precision: that it computes in.
+    wanted: the network that it must be; None takes any.
+
+  Raises:
+    UserError: no such network, a damaged one, or one of other classes or data.
+  """
+  facts, variables = saved.load(folder, wanted)
+  names = list(dataset.class_names)
+  if facts.classes and names and facts.classes != names:
+    raise UserError(
+      f'{folder} tells the classes {", ".join(facts.classes)} apart, and '
+      f'{dataset.name} has {", ".join(names)}; take a teacher of the same '
+      'classes in the same order'
+    )
+  net = models.build(wanted or facts.spec or {}, policy(precision).dtype)
+  preprocess = _fed_by(folder, facts, dataset)
+  return Teacher(net, devices.replicate(variables), preprocess, facts.digest)
+
+
+def in_memory(
+  variables: Mapping[str, Any], dataset: Dataset, net: BlockNet
+) -> Teacher:
+  """A trained network that teaches, fed with the data as the students are.
+
+  Raises:
+    UserError: variables of another network.
+  """
+  wanted = jax.tree.map(_shape, shapes(net))
+  found = {'batch_stats': {}} | dict(variables)
+  if jax.tree.map(_shape, found) != wanted:
+    raise UserError(
+      'the variables of the teacher are not those of its network; give '
+      "{'params': …, 'batch_stats': …} as blocks.init makes them"
+    )
+  return Teacher(
+    net, devices.replicate(found), dataset.preprocess, saved.digest(found)
+  )
+
+
+def _shape(leaf):
+  return tuple(leaf.shape)
+
+
+def _fed_by(folder, facts, dataset) -> Preprocess:
+  try:
+    return dataset.preprocess.fed_by(facts.input)
+  except (UserError, KeyError, TypeError) as error:
+    raise UserError(
+      f'{folder} cannot be fed with {dataset.name}: {error}'
+    ) from None

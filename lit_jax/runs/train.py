@@ -1,0 +1,196 @@
+"""Trains a method's phases, one after another."""
+
+import dataclasses
+import pathlib
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+
+from lit_jax.blocks import BlockNet
+from lit_jax.data.dataset import Dataset
+from lit_jax.data.feed import Feed
+from lit_jax.data.preprocess import Preprocess
+from lit_jax.errors import UserError
+from lit_jax.objectives import Objective
+from lit_jax.runs.phases import Member, Method, Phase, Training
+from lit_jax.training import devices, loop, optim, population, state
+from lit_jax.training.interrupt import Observer
+from lit_jax.training.precision import policy
+from lit_jax.training.task import Plan, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """Where methods run: everything that does not depend on the method.
+
+  Attributes:
+    workdir: folder of the run.
+    task: what networks are trained for.
+    dataset: with splits 'train', 'test', and 'validation' where held out.
+    training: shared settings.
+    observer: told of the first steps, and asked whether to stop.
+  """
+
+  workdir: pathlib.Path
+  task: Task
+  dataset: Dataset
+  training: Training
+  observer: Observer
+
+  @property
+  def held_out(self) -> str:
+    """The split that is evaluated after each epoch."""
+    splits = self.dataset.splits
+    return 'validation' if 'validation' in splits else 'test'
+
+
+class Teacher(NamedTuple):
+  """Who teaches.
+
+  Attributes:
+    net: the network.
+    variables: its own, on all devices.
+    preprocess: whose `normalize` makes its inputs.
+    digest: of its arrays.
+  """
+
+  net: BlockNet
+  variables: dict[str, Any]
+  preprocess: Preprocess
+  digest: str
+
+
+class _Setting(NamedTuple):
+  """A method that is being run: what all its phases share."""
+
+  context: Context
+  method: Method
+  members: tuple[Member, ...]
+  net: BlockNet
+  preprocess: Preprocess
+  teacher: Teacher | None
+
+
+def run_method(
+  context: Context,
+  method: Method,
+  net: BlockNet,
+  preprocess: Preprocess,
+  teacher: Teacher | None,
+) -> tuple[loop.PhaseResult, ...]:
+  """Trains `net` by a method's phases, resuming where checkpoints stand.
+
+  Args:
+    context: workdir, task, data and settings.
+    method: its phases.
+    net: the network that learns.
+    preprocess: of its inputs.
+    teacher: None where no phase needs one.
+
+  Returns:
+    Of each member, the last phase's networks, and the seconds of all phases.
+
+  Raises:
+    Interrupted: asked to stop; saved.
+    UserError: parts that cannot be copied, or a loss that is not finite.
+  """
+  members = method.members(context.training)
+  setting = _Setting(context, method, members, net, preprocess, teacher)
+  # A student starts from the same numbers under every method.
+  role = 'teacher' if method.name == 'teacher' else 'student'
+  learners = tuple(
+    context.task.fresh(net, _key(member.seed, zlib.crc32(role.encode())))
+    for member in members
+  )
+  seconds = 0.0
+  for index, phase in enumerate(method.phases):
+    context.observer.interrupt(f'before {method.name}/{phase.name}')
+    results = _run_phase(setting, index, phase, learners)
+    learners = tuple(result.learners for result in results)
+    seconds += results[0].train_seconds
+  return tuple(loop.PhaseResult(own, seconds) for own in learners)
+
+
+def _key(seed, number):
+  return jax.random.fold_in(jax.random.key(seed), number)
+
+
+def _run_phase(setting, index, phase, learners):
+  context, teacher = setting.context, setting.teacher
+  if phase.copy and teacher is None:
+    raise UserError(
+      f'{setting.method.name}/{phase.name} copies, without a teacher'
+    )
+  learners = [
+    context.task.begin(own, teacher and teacher.variables, phase.copy)
+    for own in learners
+  ]
+  run = _phase_run(setting, index, phase, sorted(learners[0]))
+  policy_ = policy(context.training.precision)
+  first = population.stack(
+    [state.begin_phase(own, run.plan.optimizers, policy_) for own in learners]
+  )
+  try:
+    return loop.run(run, context.workdir, first, context.observer)
+  finally:
+    run.feed.close()
+
+
+def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
+  """All that the loop needs of a phase of these learners."""
+  context, method, members, net, preprocess, teacher = setting
+  training, splits = context.training, context.dataset.splits
+  objectives = population.common_terms(
+    [member.objectives[index] for member in members]
+  )
+  used = teacher if _needs_teacher(objectives) else None
+  # Members that all have one order share its examples.
+  seeds = tuple(dict.fromkeys(member.data_seed for member in members))
+  seeds = seeds if len(seeds) == 1 else tuple(m.data_seed for m in members)
+  feed = Feed(
+    splits['train'],
+    training.batch_size,
+    training.steps_per_call,
+    # Other orders in other phases, whatever their number of epochs.
+    [zlib.crc32(f'{seed}/{index}'.encode()) for seed in seeds],
+  )
+  rate = phase.rate(feed.steps_per_epoch)
+  return loop.PhaseRun(
+    method=method.name,
+    name=phase.name,
+    members=method.names,
+    plan=Plan(
+      task=context.task,
+      teacher=used and used.net,
+      student=net,
+      optimizers={
+        # Parts are the student's; other networks learn as a whole.
+        name: optim.optimizer(
+          phase.optimizer, rate, phase.frozen if name == state.STUDENT else ()
+        )
+        for name in learners
+      },
+      frozen=phase.frozen,
+      preprocess=preprocess,
+      teacher_preprocess=used.preprocess if used else preprocess,
+      axis_name=devices.AXIS,
+    ),
+    constants=loop.Constants(
+      teacher=used and used.variables,
+      objectives=population.stack(objectives),
+      keys=population.stack([_key(seed, index) for seed in seeds]),
+    ),
+    feed=feed,
+    epochs=phase.epochs,
+    schedule=rate,
+    held_out=loop.HeldOut(
+      context.held_out,
+      context.task.evaluator(net, preprocess, splits[context.held_out]),
+      context.task.selects if training.select == 'best' else None,
+    ),
+  )
+
+
+def _needs_teacher(objectives: tuple[Objective, ...]) -> bool:
+  return any(objective.needs_teacher for objective in objectives)

@@ -1,0 +1,171 @@
+"""The folder of a run: who may use it, and what it was begun with.
+
+    workdir/
+      config.json data.json     what the run was made with
+      METHOD/PHASE/             Orbax checkpoints
+      teacher/teacher/          the trained teacher alone (networks/saved.py)
+      METHOD/student/           a trained student alone
+      BASELINE/row.json
+      metrics.jsonl tensorboard/
+      results.json report.html
+"""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lit_jax.errors import UserError
+from lit_jax.files import write_json
+
+_CONFIG, _DATA, _RESULTS, _ROW = (
+  'config.json', 'data.json', 'results.json', 'row.json'
+)  # fmt: skip
+
+
+def network(workdir: pathlib.Path, method: str, role: str) -> pathlib.Path:
+  """The folder of a trained network; `role` is 'teacher' or 'student'."""
+  return workdir / method / role
+
+
+@contextlib.contextmanager
+def claimed(
+  workdir: pathlib.Path, config: Mapping[str, Any]
+) -> Iterator[None]:
+  """Makes the workdir, of this configuration alone, and keeps others out.
+
+  Raises:
+    UserError: it cannot be used, another run is at work in it, or it was made
+      with another configuration.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / '.lock').open('w')
+  except OSError as error:
+    raise _unusable(workdir, error) from None
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UserError(
+        f'another run is at work in {workdir}; wait for it, or choose another '
+        '--workdir'
+      ) from None
+    compare_config(workdir, config)
+    if not (workdir / _CONFIG).exists():
+      _write(workdir, _CONFIG, config)
+    yield
+
+
+def _write(workdir, name, value):
+  try:
+    write_json(workdir / name, value)
+  except OSError as error:
+    raise _unusable(workdir, error) from None
+
+
+def _unusable(workdir, error):
+  return UserError(
+    f'cannot use workdir {workdir}: {error.strerror}; choose another --workdir'
+  )
+
+
+def compare_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Raises UserError if the workdir was made with another configuration."""
+  path = workdir / _CONFIG
+  try:
+    old = json.loads(path.read_text())
+  except FileNotFoundError:
+    if (workdir / _RESULTS).exists():
+      raise UserError(
+        f'{workdir} holds results without {_CONFIG}; choose another --workdir'
+      ) from None
+    return
+  except OSError as error:
+    raise _unusable(workdir, error) from None
+  except ValueError:
+    raise UserError(
+      f'{path} is damaged, so what {workdir} was made with is not known; '
+      'choose another --workdir'
+    ) from None
+  # Through JSON, so that tuples and lists compare equal.
+  new = json.loads(json.dumps(config))
+  if old != new:
+    raise UserError(
+      f'workdir {workdir} was made with another configuration: '
+      f'{_differences(old, new)}; choose another --workdir'
+    )
+
+
+def compare_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
+  """Raises UserError if the workdir was begun with other examples.
+
+  Args:
+    workdir: of the run.
+    facts: what the examples, and a given teacher, are; JSON values.
+  """
+  try:
+    old = json.loads((workdir / _DATA).read_text())
+  except (OSError, ValueError):
+    _write(workdir, _DATA, facts)
+    return
+  if old != facts:
+    raise UserError(
+      f'workdir {workdir} was begun with other data: '
+      f'{_differences(old, facts)}; choose another --workdir, or put back what '
+      'was there'
+    )
+
+
+def _differences(old, new):
+  old, new = _flat(old), _flat(new)
+  rows = [
+    f'{key} was {old.get(key, "absent")}, is {new.get(key, "absent")}'
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key, object()) != new.get(key, object())
+  ]
+  more = f' and {len(rows) - 4} more' if len(rows) > 4 else ''
+  return '; '.join(rows[:4]) + more
+
+
+def _flat(tree, prefix=''):
+  if not isinstance(tree, dict):
+    return {prefix[:-1]: tree}
+  result = {}
+  for key, value in tree.items():
+    result |= _flat(value, f'{prefix}{key}.')
+  return result
+
+
+def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """The content of `results.json`; None where it is not there, or damaged."""
+  try:
+    results = json.loads((workdir / _RESULTS).read_text())
+    # Without these it is of no run that is over, or of an earlier version.
+    _ = results['columns'], [row['method'] for row in results['rows']]
+    return results
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
+  """Writes `results.json`."""
+  write_json(workdir / _RESULTS, results)
+
+
+def read_baseline(workdir: pathlib.Path, name: str) -> dict[str, Any] | None:
+  """The row of a baseline that was made before, or None."""
+  try:
+    return json.loads((workdir / name / _ROW).read_text())
+  except (OSError, ValueError):
+    return None
+
+
+def write_baseline(
+  workdir: pathlib.Path, name: str, row: Mapping[str, Any]
+) -> None:
+  """Keeps the row of a baseline."""
+  (workdir / name).mkdir(exist_ok=True)
+  write_json(workdir / name / _ROW, row)
