@@ -1,0 +1,1 @@
+"""Whole runs: teacher, students by phases, what a workdir holds."""
