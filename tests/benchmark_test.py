@@ -264,7 +264,7 @@ def test_the_most_memory_of_a_process():
 
 
 def _torch_peer():
-  reason = 'compares with PyTorch, which the extra `torch` installs'
+  reason = "needs PyTorch: pip install -e '.[torch]'"
   pytest.importorskip('torch', reason=reason)
   from experiments import torch_peer
 

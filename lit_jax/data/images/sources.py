@@ -27,8 +27,6 @@ _CIFAR_URL = 'https://www.cs.toronto.edu/~kriz/'
 _CIFAR_SHAPE = (32, 32, 3)
 _FASHION_URL = 'https://github.com/zalandoresearch/fashion-mnist'
 _FASHION_SHAPE = (28, 28, 1)
-# Where Debian's package dataset-fashion-mnist installs the four files.
-_FASHION_SYSTEM_DIR = '/usr/share/datasets/fashion-mnist'
 _FASHION_COUNTS = {'train': 60000, 'test': 10000}
 _FASHION_PREFIX = {'train': 'train', 'test': 't10k'}
 _MINI_COUNTS = {'train': 2000, 'test': 1000}
@@ -394,7 +392,8 @@ def _fashion(folder: str) -> dict[str, Split]:
     f'put the four files of {_FASHION_URL} in {folder}, or install the Debian '
     'package dataset-fashion-mnist'
   )
-  for place in (folder, _FASHION_SYSTEM_DIR):
+  system = system_folder()
+  for place in (folder, system):
     paths = {f: _plain_or_packed(os.path.join(place, f)) for f in files}
     if any(paths.values()):
       missing = [f for f in files if not paths[f]]
@@ -404,9 +403,17 @@ def _fashion(folder: str) -> dict[str, Split]:
         split: _fashion_split(split, paths, fix) for split in _FASHION_COUNTS
       }
   raise UserError(
-    f'fashion_mnist: no {files[0]}.gz in {folder} or {_FASHION_SYSTEM_DIR}; '
-    f'{fix}'
+    f'fashion_mnist: no {files[0]}.gz in {folder} or {system}; {fix}'
   )
+
+
+def system_folder() -> str:
+  """Where Debian's package dataset-fashion-mnist installs the four files.
+
+  $LIT_JAX_SYSTEM_DATA takes the place of /usr/share/datasets.
+  """
+  root = os.environ.get('LIT_JAX_SYSTEM_DATA') or '/usr/share/datasets'
+  return os.path.join(root, 'fashion-mnist')
 
 
 def _plain_or_packed(path: str) -> str:
