@@ -219,7 +219,7 @@ def test_ours_alone_through_processes(tmp_path, capsys):
 @pytest.mark.parametrize(
   ('flag', 'value', 'message'),
   [
-    ('cases', 'vgg', "unknown case 'vgg'; choose from resnet, resnext"),
+    ('cases', 'vgg', "unknown case 'vgg'; choose one of resnet, resnext"),
     ('peers', 'eager,slow', "unknown peer 'slow'"),
     ('turns', 0, '--turns=0; at least 1'),
     ('members', 0, '--members=0; at least 1'),

