@@ -14,6 +14,10 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+.venv/installed-text: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[text]'
+	touch $@
+
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
@@ -22,7 +26,7 @@ demo: .venv/installed
 	$(BIN)/python -m experiments.cifar --config=experiments/configs/demo.py \
 	  --workdir=$(RUNS)/demo
 
-demo-text: .venv/installed
+demo-text: .venv/installed-text
 	$(BIN)/python -m experiments.amazon \
 	  --config=experiments/configs/demo_text.py --workdir=$(RUNS)/demo-text
 
