@@ -1,10 +1,10 @@
 """VDCNN: very deep convolutional networks over characters, in four blocks.
 
 Conneau et al. 2017, 'Very Deep Convolutional Networks for Text
-Classification'. A text is a row of character ids (data/text.py); activations
-are [n, 1, length, channels], images of height 1, since a GPU has faster kernels
-for these. A block is all the units of one width; the length is halved before
-each widening.
+Classification'. A text is a row of character ids (data/texts/characters.py);
+activations are [n, 1, length, channels], images of height 1, since a GPU has
+faster kernels for these. A block is all the units of one width; the length is
+halved before each widening.
 """
 
 import functools
