@@ -9,7 +9,7 @@ import numpy as np
 from lit_jax.data.dataset import Dataset
 from lit_jax.data.texts.characters import decode
 from lit_jax.errors import UserError, choose, require
-from lit_jax.training.evaluation import of_confusion
+from lit_jax.tasks.classify import of_confusion
 
 # For 3 million texts, of which all words and pairs would fill the memory.
 _FEATURES = 1_000_000
@@ -52,14 +52,14 @@ def tfidf(dataset: Dataset) -> Mapping[str, Any]:
   confusion = np.zeros((dataset.classes, dataset.classes), np.int64)
   np.add.at(confusion, (test.labels, found), 1)
   result = of_confusion(float('nan'), confusion)
+  scores = {k: v for k, v in result.numbers.items() if k != 'loss'}
   return {
     'model': 'logistic regression',
     'depth': None,
     'parameters': np.size(regression.coef_) + np.size(regression.intercept_),
     'macs': None,
-    'accuracy': result.accuracy,
-    'balanced_accuracy': result.balanced_accuracy,
-    'confusion': confusion.tolist(),
+    **scores,
+    **result.pictures,
     'epochs': None,
     'train_seconds': round(seconds, 3),
     'latency_ms': {},

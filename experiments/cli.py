@@ -14,11 +14,11 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from experiments import recipes
+from lit_jax import report
 from lit_jax.errors import UserError
-from lit_jax.report import report
-from lit_jax.runs import compress
+from lit_jax.runs import runner
 from lit_jax.training import startup
-from lit_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
+from lit_jax.training.interrupt import Interrupted, Observer, stop_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='A file of experiments/configs; keys by --config.KEY=.'
@@ -40,7 +40,7 @@ _FLAG_ERRORS = (
 )
 
 
-def main(build: Callable[[ConfigDict], compress.Run]) -> None:
+def main(build: Callable[[ConfigDict], runner.Run]) -> None:
   """Runs a command line: compresses as the flags say, and prints the table.
 
   Args:
@@ -71,8 +71,9 @@ def _exit_code(build, argv) -> int:
     # Orbax tells of every file that it writes.
     logging.set_verbosity(logging.ERROR)
   try:
-    with stop_on_signals() as stop:
-      _run(build, argv, stop)
+    observer = startup.FirstSteps()
+    with stop_on_signals(observer):
+      _run(build, argv, observer)
     return 0
   except UserError as error:
     return _fail(str(error))
@@ -97,7 +98,7 @@ def _exit_code(build, argv) -> int:
     )
 
 
-def _run(build, argv: Sequence[str], stop: StopRequest) -> None:
+def _run(build, argv: Sequence[str], observer: Observer) -> None:
   if len(argv) > 1:
     raise UserError(
       f'unexpected argument {argv[1]!r}; keys are set by --config.KEY=VALUE'
@@ -116,12 +117,11 @@ def _run(build, argv: Sequence[str], stop: StopRequest) -> None:
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
-  results = compress.finished(workdir, recipes.as_json(config), names)
+  results = runner.finished(workdir, recipes.as_json(config), names)
   if results is None:
     startup.use_cores(config.batch_size)
     startup.keep_programs(workdir)
-    first_steps = startup.FirstSteps()
-    results = compress.train(build(config), workdir, stop, first_steps)
+    results = runner.train_and_report(build(config), workdir, observer)
   Console().print(report.table(results))
   print(f'report: {workdir / "report.html"}')
 

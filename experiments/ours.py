@@ -17,25 +17,47 @@ from experiments.worker import peak_rss_mb
 from lit_jax import blocks, layers, models, objectives, summary
 from lit_jax.data.dataset import Split
 from lit_jax.data.feed import Feed, Superbatch
-from lit_jax.data.preprocess import ImagePreprocess, TextPreprocess
+from lit_jax.data.preprocess import AsIs, ImagePreprocess
 from lit_jax.data.texts.characters import VOCABULARY
 from lit_jax.networks.latency import latency_ms
-from lit_jax.training import devices, optim, population, startup, state, steps
+from lit_jax.tasks.classify import Classify
+from lit_jax.training import devices, optim, population, startup, state
 from lit_jax.training.precision import policy
+from lit_jax.training.state import STUDENT
+from lit_jax.training.task import Plan
+
+# Of batch norms: what a residual unit adds to its shortcut must not add up.
+_RESIDUAL_SCALE = 0.5
 
 
 class Case(NamedTuple):
-  """Attributes: a configuration, and what its networks read and tell apart."""
+  """A pair of networks, and what they read and tell apart.
+
+  Attributes:
+    config: makes its configuration.
+    shape: of an example.
+    classes: how many.
+    values: inputs are 0 to values - 1.
+    norm_scale: of the random batch norms, under which a deep network's values
+      stay of order one.
+    colours: mean and deviation of each channel, in units of 0-1 pixels; None
+      where inputs are taken as they are.
+  """
 
   config: Callable[[], Any]
   shape: tuple[int, ...]
   classes: int
+  values: int = 256
+  norm_scale: float = _RESIDUAL_SCALE
+  colours: tuple[tuple[float, ...], tuple[float, ...]] | None = (
+    (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+  )  # fmt: skip
 
 
 CASES = {
   'resnet': Case(resnet.get_config, (32, 32, 3), 10),
   'resnext': Case(resnext.get_config, (32, 32, 3), 10),
-  'vdcnn': Case(vdcnn.get_config, (1014,), 5),
+  'vdcnn': Case(vdcnn.get_config, (1014,), 5, VOCABULARY, 1.0, None),
 }
 _LEAST_EXAMPLES = 2048
 _CHECK_STEPS = 2
@@ -77,7 +99,7 @@ def job(
   )
   teacher.pop('checkpoint')
   objective = phase.objective
-  result = {
+  return {
     'case': case,
     'batch': batch,
     'precision': precision,
@@ -92,18 +114,10 @@ def job(
     'copy': phase.copy,
     'frozen': phase.frozen,
     'learning_rate': phase.learning_rate,
-    'momentum': config.momentum,
-    'weight_decay': config.weight_decay,
+    'momentum': phase.optimizer.momentum,
+    'weight_decay': phase.optimizer.weight_decay,
+    'colours': inputs.colours,
   }
-  if is_text(result):
-    return result
-  channels = inputs.shape[-1]
-  return result | {'mean': (0.5,) * channels, 'std': (0.25,) * channels}
-
-
-def is_text(settings: Job) -> bool:
-  """Whether the networks read character ids, and not images."""
-  return len(settings['student']['input_shape']) == 1
 
 
 def data(settings: Job) -> Split:
@@ -112,7 +126,7 @@ def data(settings: Job) -> Split:
   count = call * math.ceil(max(_LEAST_EXAMPLES, call) / call)
   rng = np.random.default_rng(0)
   shape, classes = (settings['student'][k] for k in ('input_shape', 'classes'))
-  values = VOCABULARY if is_text(settings) else 256
+  values = CASES[settings['case']].values
   return Split(
     rng.integers(0, values, (count, *shape), np.uint8),
     rng.integers(0, classes, count, np.int32),
@@ -122,31 +136,22 @@ def data(settings: Job) -> Split:
 def check_batches(settings: Job) -> tuple[np.ndarray, np.ndarray]:
   """Inputs and labels of the steps that are compared with the peers'."""
   split, shape = data(settings), (_CHECK_STEPS, settings['batch'])
-  rows = np.resize(np.arange(len(split.labels)), math.prod(shape))
-  return (
-    split.inputs[rows].reshape((*shape, *split.inputs.shape[1:])),
-    split.labels[rows].reshape(shape),
-  )
+  return split.take(np.resize(np.arange(split.examples), shape))
 
 
 def _preprocess(settings, augments):
-  if is_text(settings):
-    return TextPreprocess()
-  return ImagePreprocess(
-    settings['mean'], settings['std'], crop=augments, flip=augments
-  )
+  if settings['colours'] is None:
+    return AsIs()
+  return ImagePreprocess(*settings['colours'], crop=augments, flip=augments)
 
 
 def _network(settings, role, precision):
-  dtype = policy(precision).dtype
-  return models.build(settings[role], dtype, devices.AXIS)
+  return models.build(settings[role], policy(precision).dtype)
 
 
-def _draw(spec, seed):
+def _draw(spec, seed, scale):
   """Variables under which a deep network's values stay of order one."""
   rng = np.random.default_rng(seed)
-  # What a residual unit adds to its shortcut must not add up.
-  scale = 1.0 if spec['family'] == 'vdcnn' else 0.5
 
   def draw(path, leaf):
     name = path[-1].key
@@ -166,33 +171,35 @@ def _draw(spec, seed):
 
 def _variables(settings):
   """Of teacher and student, as the phase begins."""
+  scale = CASES[settings['case']].norm_scale
   teacher, student = (
-    _draw(settings[role], seed)
+    _draw(settings[role], seed, scale)
     for seed, role in enumerate(('teacher', 'student'))
   )
   return teacher, state.copy_parts(teacher, student, settings['copy'])
 
 
 def _plan(settings, precision, augments):
-  return steps.Plan(
+  preprocess = _preprocess(settings, augments)
+  rate = optim.schedule('steps', settings['learning_rate'], 1, 1)
+  sgd = optim.Sgd(settings['momentum'], settings['weight_decay'])
+  return Plan(
+    task=Classify(settings['student']['classes']),
     teacher=_network(settings, 'teacher', precision),
     student=_network(settings, 'student', precision),
-    optimizer=optim.sgd(
-      optim.schedule('steps', settings['learning_rate'], 1, 1),
-      settings['momentum'],
-      settings['weight_decay'],
-      settings['frozen'],
-    ),
-    objective=objectives.Objective(
-      settings['alpha'],
-      settings['beta'],
-      settings['temperature'],
-      settings['ir_loss'],
-    ),
+    optimizers={STUDENT: optim.optimizer(sgd, rate, settings['frozen'])},
     frozen=settings['frozen'],
-    preprocess=_preprocess(settings, augments),
+    preprocess=preprocess,
+    teacher_preprocess=preprocess,
     axis_name=devices.AXIS,
   )
+
+
+def _objectives(settings):
+  """Of every member, stacked."""
+  names = ('alpha', 'beta', 'temperature', 'ir_loss')
+  own = objectives.Objective(*(settings[name] for name in names))
+  return population.stack([own] * settings['members'])
 
 
 def _begin(settings, precision, augments=True):
@@ -200,12 +207,11 @@ def _begin(settings, precision, augments=True):
   plan = _plan(settings, precision, augments)
   teacher, student = _variables(settings)
   count = settings['members']
-  first = population.stack(
-    [state.begin_phase(student, plan.optimizer, policy(precision))] * count
+  own = state.begin_phase(
+    {STUDENT: student}, plan.optimizers, policy(precision)
   )
-  program = devices.map_train(
-    population.train_program(plan, count, shared_data=True)
-  )
+  first = population.stack([own] * count)
+  program = devices.map_train(population.train_program(plan, count))
   return program, plan, devices.replicate(first), devices.replicate(teacher)
 
 
@@ -248,22 +254,23 @@ class Reference:
       labels: int32 [steps, batch].
     """
     with jax.default_matmul_precision('highest'):
-      program, plan, first, teacher = _begin(settings, 'fp32', augments=False)
-      key = jax.random.key(0)
+      program, plan, first, teacher = _begin(
+        {**settings, 'members': 1}, 'fp32', augments=False
+      )
+      keys = population.stack([jax.random.key(0)])
+      alone = _objectives({**settings, 'members': 1})
       found = []
       for i in range(len(labels)):
         batch = Superbatch(
-          inputs[i : i + 1], labels[i : i + 1], np.asarray(1, np.int32)
+          inputs[None, i : i + 1],
+          labels[None, i : i + 1],
+          np.asarray(1, np.int32),
         )
         first, metrics = program(
-          first,
-          teacher,
-          devices.shard_superbatch(batch),
-          plan.objective,
-          key,
+          first, teacher, devices.shard_superbatch(batch), alone, keys
         )
         names = ('loss', *(f'ir/{b}' for b in plan.student.block_names))
-        found.append([float(metrics[name][0]) for name in names])
+        found.append([float(metrics[name][0, 0]) for name in names])
     return found
 
   def floors(self, settings: Job) -> dict[str, float]:
@@ -281,12 +288,10 @@ class Training:
       settings, settings['precision']
     )
     self._feed = Feed(
-      data(settings), settings['batch'], settings['steps_per_call'], seed=0
+      data(settings), settings['batch'], settings['steps_per_call'], [0]
     )
-    self._objective = population.stack(
-      [self._plan.objective] * settings['members']
-    )
-    self._key = jax.random.key(0)
+    self._objectives = _objectives(settings)
+    self._keys = population.stack([jax.random.key(0)])
     self._step = 0
     self._loss = math.nan
 
@@ -312,8 +317,8 @@ class Training:
         self._state,
         self._teacher,
         devices.shard_superbatch(superbatch),
-        self._objective,
-        self._key,
+        self._objectives,
+        self._keys,
       )
       self._step += int(superbatch.count)
       # The call before, as the loop does: the device is never idle.
@@ -427,14 +432,12 @@ def floors(settings: Job) -> dict[str, float]:
 def conv_outputs(net: blocks.BlockNet) -> dict[str, int]:
   """Elements of all convolutions' outputs for one example, by part."""
   variables = blocks.shapes(net)
-  shapes = {name: (1, *s) for name, s in blocks.cut_shapes(net).items()}
-  entries = ((1, *net.input_shape), *shapes.values())
   parts: dict[str, int] = {}
-  for name, shape in zip(net.parts, entries, strict=False):
-    dtype = net.input_dtype if name == 'stem' else jnp.float32
-    x = jax.ShapeDtypeStruct(shape, dtype)
+  x = blocks.example(net)
+  for name in net.parts:
+    run = blocks.part_function(net, name)
     with layers.plain_forms():
-      jaxpr = jax.make_jaxpr(blocks.part_function(net, name))(variables, x)
+      jaxpr, x = jax.make_jaxpr(run, return_shape=True)(variables, x)
     parts[name] = _conv_elements(jaxpr.jaxpr)
   return parts
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import baselines
+from experiments import baselines, published
 from experiments.configs import resnet
-from lit_jax import objectives
+from lit_jax import models, objectives, tasks
 from lit_jax.data import sources
 from lit_jax.data.dataset import hold_out
 from lit_jax.errors import UserError, choose, names
-from lit_jax.runs import compress, phases
+from lit_jax.runs import phases, runner
+from lit_jax.training import optim
 
 # Another place of the data, or another method or baseline beside, changes no
 # result; what the data is, is compared when it is read.
@@ -26,7 +27,7 @@ _NOT_IN_CONFIG = ('data_dir', 'method', 'baseline', 'data.path', 'data.cache')
 Config = Any
 
 
-def compression(config: Config) -> compress.Run:
+def compression(config: Config) -> runner.Run:
   """A whole run from its configuration.
 
   Raises:
@@ -38,15 +39,16 @@ def compression(config: Config) -> compress.Run:
   dataset = _dataset(config)
   if config.validation:
     dataset = hold_out(dataset, config.validation)
-  shape = dataset.splits['train'].inputs.shape[1:]
-  fitting = {'classes': dataset.classes, 'input_shape': list(shape)}
+  task = tasks.build(config.task, dataset)
+  fitting = task.network_options(dataset)
   teacher = spec(config.teacher)
   checkpoint = teacher.pop('checkpoint')
-  return compress.Run(
+  return runner.Run(
     dataset=dataset,
+    task=task,
     teacher=teacher | fitting,
     teacher_checkpoint=checkpoint,
-    teacher_method=phases.Method(compress.TEACHER, (teacher_phase,)),
+    teacher_method=phases.Method(phases.TEACHER, (teacher_phase,)),
     students=tuple(
       dataclasses.replace(student, network={**student.network, **fitting})
       for student in students
@@ -55,15 +57,28 @@ def compression(config: Config) -> compress.Run:
       batch_size=config.batch_size,
       seed=config.seed,
       precision=config.precision,
-      momentum=config.momentum,
-      weight_decay=config.weight_decay,
       steps_per_call=config.steps_per_call,
       select=config.select,
       data_seed=_data_seed(config, config.seed),
     ),
     config=as_json(config),
     baselines=outside,
+    reference=_published(config.dataset, teacher, students),
   )
+
+
+def _published(dataset, teacher, students):
+  """The paper's accuracies beside ours, where it has this run."""
+  values = {}
+  for student in students:
+    names_of = student.method.names
+    title = models.title(student.network)
+    values |= published.accuracies(
+      dataset, models.title(teacher), title, names_of
+    )
+  if not values:
+    return None
+  return runner.Reference(published.COLUMN, values, published.NOTE)
 
 
 def _dataset(config):
@@ -80,7 +95,7 @@ def _baseline_names(config):
 
 def _baselines(config):
   return tuple(
-    compress.Baseline(name, baselines.find(name))
+    runner.Baseline(name, baselines.find(name))
     for name in _baseline_names(config)
   )
 
@@ -129,7 +144,7 @@ def _students(config):
   for options in between:
     options.pop('units', None)
   if not between:
-    return tuple(compress.Student(last, method) for method in methods)
+    return tuple(runner.Student(last, method) for method in methods)
   _check_sequence(config, [options['depth'] for options in between])
   chains = [_chain(method, (*between, last)) for method in methods]
   return tuple(student for chain in chains for student in chain)
@@ -157,14 +172,14 @@ def _chain(method, specs):
       'a population cannot teach the next of a sequence; give sequence or '
       'population'
     )
-  students, teacher = [], compress.TEACHER
+  students, teacher = [], phases.TEACHER
   for options in specs:
     size = options.get('depth') or '_'.join(map(str, options['units']))
     name = f'{method.name}-{size}'
     if name in [student.method.name for student in students]:  # born again
       name += '-again'
     own = dataclasses.replace(method, name=name)
-    students.append(compress.Student(options, own, teacher))
+    students.append(runner.Student(options, own, teacher))
     # Who learns from labels alone needs nobody before it.
     if method.needs_teacher:
       teacher = own.name
@@ -218,14 +233,13 @@ def _objectives(method, own):
   result = []
   for phase in method.phases:
     objective = phase.objective
-    if 'beta' in own and objective.needs_irs:
-      objective = dataclasses.replace(objective, beta=own['beta'])
-    if 'alpha' in own and objective.needs_soft_labels:
-      objective = dataclasses.replace(objective, alpha=own['alpha'])
+    if 'beta' in own and objective.computes('ir'):
+      objective = objective.replace(beta=own['beta'])
+    if 'alpha' in own and objective.computes('soft'):
+      objective = objective.replace(alpha=own['alpha'])
     # After α, for without soft labels every temperature is the same.
-    if 'temperature' in own and objective.needs_soft_labels:
-      temperature = own['temperature']
-      objective = dataclasses.replace(objective, temperature=temperature)
+    if 'temperature' in own and objective.computes('soft'):
+      objective = objective.replace(temperature=own['temperature'])
     result.append(objective)
   return tuple(result)
 
@@ -245,7 +259,7 @@ def _values(what, text):
 
 
 def _method(config, name):
-  choose('method', name, (m for m in config.methods if m != compress.TEACHER))
+  choose('method', name, (m for m in config.methods if m != phases.TEACHER))
   of_phases = names(config.methods[name], f'methods.{name}')
   return phases.Method(name, tuple(phase(config, n) for n in of_phases))
 
@@ -276,12 +290,23 @@ def phase(config: Config, name: str) -> phases.Phase:
     ),
     epochs=epochs,
     learning_rate=sheet.learning_rate,
+    optimizer=_optimizer(config, sheet.optimizer),
     schedule=sheet.schedule,
     milestones=tuple(m * ratio for m in sheet.milestones),
     decay=sheet.decay,
     warmup_epochs=sheet.warmup_epochs * ratio,
     copy=names(sheet.copy, f'{name}.copy'),
     frozen=names(sheet.frozen, f'{name}.frozen'),
+  )
+
+
+def _optimizer(config: Config, name: str) -> optim.Optimizer:
+  if name == 'adam':
+    return optim.Adam(*config.adam_betas)
+  if name == 'sgd':
+    return optim.Sgd(config.momentum, config.weight_decay)
+  raise UserError(
+    f'unknown optimizer {name!r}; choose one of {", ".join(optim.OPTIMIZERS)}'
   )
 
 
@@ -295,7 +320,8 @@ def _sheet(config: Config, name: str) -> Config:
 def spec(sheet: Config) -> dict[str, Any]:
   """A network's options; the units of each block take a depth's place."""
   options = sheet.to_dict()
-  options.pop('depth' if options['units'] else 'units')
+  if 'units' in options:
+    options.pop('depth' if options['units'] else 'units')
   return options
 
 

@@ -490,9 +490,9 @@ class Training(_Side):
     self._teacher = self._frozen(job['teacher'], arrays['teacher'])
     self._inputs = torch.from_numpy(inputs).to(self._device)
     self._labels = torch.from_numpy(labels).long().to(self._device)
-    self._text = inputs.ndim == 2
-    if not self._text:
-      colours = torch.tensor([job['mean'], job['std']], device=self._device)
+    self._as_is = job['colours'] is None
+    if not self._as_is:
+      colours = torch.tensor(job['colours'], device=self._device)
       self._mean, self._std = colours * 255
     self._begin()
     self._run = {
@@ -521,10 +521,10 @@ class Training(_Side):
     )
 
   def _prepare(self, inputs):
-    return self._normalize(inputs if self._text else augment(inputs))
+    return self._normalize(inputs if self._as_is else augment(inputs))
 
   def _normalize(self, inputs):
-    if self._text:
+    if self._as_is:
       return inputs.int()
     x = (inputs.float() - self._mean) / self._std
     x = x.permute(0, 3, 1, 2)

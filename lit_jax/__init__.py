@@ -2,6 +2,16 @@
 
 from lit_jax.blocks import BlockNet, check_pair
 from lit_jax.networks.summary import summary
-from lit_jax.objectives import Objective
+from lit_jax.objectives import Objective, lit_loss
+from lit_jax.runs.compress import compress
+from lit_jax.training.task import Task
 
-__all__ = ['BlockNet', 'Objective', 'check_pair', 'summary']
+__all__ = [
+  'BlockNet',
+  'Objective',
+  'Task',
+  'check_pair',
+  'compress',
+  'lit_loss',
+  'summary',
+]

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import unfreeze
 
 from lit_jax.errors import UserError
 
@@ -37,24 +38,24 @@ class BlockNet(nn.Module):
     stem: from the input to the first IR.
     blocks: each from one IR to the next.
     head: from the last IR to the output.
-    input_shape: shape of one example: (height, width, channels) of an image,
-      (length,) of a text.
-    input_dtype: float32 for images, uint8 for a text's character ids.
+    example: one example that the network reads, without the batch axis: a
+      pytree of `jax.ShapeDtypeStruct`, such as that of an image ((32, 32, 3),
+      float32), of a text's character ids ((1014,), uint8), or a dictionary of
+      several.
   """
 
   stem: nn.Module
   blocks: tuple[nn.Module, ...]
   head: nn.Module
-  input_shape: tuple[int, ...] = (32, 32, 3)
-  input_dtype: Any = jnp.float32
+  example: Any = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
 
   def __call__(
-    self, x: jax.Array, train: Train = False
-  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    self, x: Any, train: Train = False
+  ) -> tuple[Any, tuple[jax.Array, ...]]:
     """Runs the whole network.
 
     Args:
-      x: [n, *input_shape] of input_dtype.
+      x: a batch of such examples: each leaf with a leading axis [n, …].
       train: batch norm by the batch's statistics (and running statistics
         updated) in every part, in no part, or in the parts named.
 
@@ -88,12 +89,20 @@ def init(net: BlockNet, key: jax.Array) -> dict[str, Any]:
 # Compiled once a network: drawing many kernels takes seconds to compile.
 @functools.partial(jax.jit, static_argnums=0)
 def _init(net, key):
-  return net.init(key, jnp.zeros((1, *net.input_shape), net.input_dtype))
+  return net.init(key, jax.tree.map(_zeros, example(net)))
 
 
-def example(net: BlockNet) -> jax.ShapeDtypeStruct:
-  """Shape and dtype of a batch of one example."""
-  return jax.ShapeDtypeStruct((1, *net.input_shape), net.input_dtype)
+def _zeros(leaf):
+  return jnp.zeros(leaf.shape, leaf.dtype)
+
+
+def example(net: BlockNet, batch: int = 1) -> Any:
+  """Shapes and dtypes of a batch that the network reads: a pytree."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype),
+    # Flax turns the dictionaries among a module's attributes into its own.
+    unfreeze(net.example),
+  )
 
 
 def shapes(net: BlockNet) -> dict[str, Any]:
@@ -103,7 +112,7 @@ def shapes(net: BlockNet) -> dict[str, Any]:
   return {'batch_stats': {}} | dict(init)
 
 
-def cut_shapes(net: BlockNet) -> dict[str, tuple[int, ...]]:
+def cut_shapes(net: BlockNet) -> dict[str, Any]:
   """Shape of what each part returns for one example, by the part's name."""
 
   def run(variables, x):
@@ -111,7 +120,7 @@ def cut_shapes(net: BlockNet) -> dict[str, tuple[int, ...]]:
 
   output, irs = jax.eval_shape(run, shapes(net), example(net))
   return {
-    part: tuple(value.shape[1:])
+    part: jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), value)
     for part, value in zip(net.parts, (*irs, output), strict=True)
   }
 
@@ -126,17 +135,26 @@ def part_function(net: BlockNet, name: str) -> Callable[..., jax.Array]:
   )
 
 
+def describe(tree: Any) -> str:
+  """Shapes and dtypes of a pytree in words: '(32, 32, 3) float32'."""
+
+  def words(leaf):
+    return f'{tuple(leaf.shape)} {jnp.dtype(leaf.dtype)}'
+
+  texts = jax.tree.map(words, tree)
+  return texts if isinstance(texts, str) else str(texts)
+
+
 def check_pair(teacher: BlockNet, student: BlockNet) -> None:
   """Raises UserError unless teacher and student fit at every cut.
 
   The message names the first part that differs, and both shapes.
   """
-  inputs = example(teacher), example(student)
+  inputs = unfreeze(teacher.example), unfreeze(student.example)
   if inputs[0] != inputs[1]:
     raise UserError(
-      f'teacher and student take different inputs: {teacher.input_shape} and '
-      f'{student.input_shape}, {inputs[0].dtype} and {inputs[1].dtype}; give '
-      'both the same input_shape and input_dtype'
+      f'teacher and student read different inputs: {describe(inputs[0])} and '
+      f'{describe(inputs[1])}; give both the same example'
     )
   if len(teacher.blocks) != len(student.blocks):
     raise UserError(

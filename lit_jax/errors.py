@@ -2,7 +2,8 @@
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -32,11 +33,15 @@ def choose(what: str, value: str, choices: Iterable[str]) -> str:
   known = tuple(choices)
   if value in known:
     return value
-  near = difflib.get_close_matches(str(value), known, 1)
-  hint = f'; perhaps {near[0]!r}' if near else ''
   raise UserError(
-    f'unknown {what} {value!r}{hint}; choose one of {", ".join(known)}'
+    f'unknown {what} {value!r}{_near(value, known)}; choose one of '
+    f'{", ".join(known)}'
   )
+
+
+def _near(value: Any, known: Iterable[str]) -> str:
+  near = difflib.get_close_matches(str(value), known, 1)
+  return f'; perhaps {near[0]!r}' if near else ''
 
 
 def names(text: str, what: str) -> tuple[str, ...]:
@@ -77,3 +82,43 @@ def require(what: str, extra: str, *packages: str) -> None:
         f"pip install 'lit_jax[{extra}]', or in a checkout "
         f"pip install -e '.[{extra}]'"
       ) from e
+
+
+def first_line(error: BaseException) -> str:
+  """The first line of an error's text, shortened, for one-line messages."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  # TensorStore ends its messages with where to find more.
+  return lines[0].split('. See full')[0][:160]
+
+
+def imported(what: str, name: str, known: Mapping[str, Any]) -> Any:
+  """What a name or an import path stands for.
+
+  Args:
+    what: a word for it in messages, such as 'model'.
+    name: a key of `known`, or a path 'my_package.nets:plain' to a function or
+      class of the user's own.
+    known: what has a name.
+
+  Raises:
+    UserError: an unknown name, or a path that cannot be imported or called.
+  """
+  module, colon, attribute = name.partition(':')
+  if not colon:
+    if name in known:
+      return known[name]
+    raise UserError(
+      f'unknown {what} {name!r}{_near(name, known)}; choose one of '
+      f'{", ".join(known)}, or the import path of your own, as '
+      "'my_package.nets:plain'"
+    )
+  try:
+    found = getattr(importlib.import_module(module), attribute)
+  except Exception as error:  # The user's module may raise anything.
+    raise UserError(
+      f'{what} {name!r} cannot be imported ({reason(error)}); name a module on '
+      "the Python path and what is in it, as 'my_package.nets:plain'"
+    ) from error
+  if not callable(found):
+    raise UserError(f'{what} {name!r} is a {type(found).__name__}, no function')
+  return found

@@ -1,34 +1,55 @@
-"""Objective: scratch, KD, FitNets and LIT as settings of one dataclass.
+"""Objective and lit_loss: scratch, KD, FitNets and LIT as one function.
 
 LIT paper, with β = beta, α = alpha, τ = temperature:
 
     Eq. 1   loss = β·KD + (1 − β)·IR
     Eq. 2   KD   = α·H(y, p) + (1 − α)·τ²·H(q_τ, p_τ)
     Eq. 3   IR   = ℓ(S_1(x), T_1) + Σ_{i≥2} ℓ(S_i(T_{i−1}), T_i)
+
+y are the labels, q and p the teacher's and the student's probabilities, T_i
+and S_i their i-th blocks and what these put out. α weighs the hard term, which
+other toolkits do not.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Collection
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lit_jax import losses
+from lit_jax.blocks import BlockNet
 from lit_jax.errors import UserError
 
+TERMS = ('hard', 'soft', 'ir')
 RUNNING_STATISTICS = ('student', 'both')
+OUTPUT_LOSSES = ('kd', 'l2')
+
+Variables = dict[str, Any]
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=['alpha', 'beta', 'temperature'],
-  meta_fields=['ir_loss', 'blocks', 'teacher_input', 'running_statistics'],
+  meta_fields=[
+    'ir_loss',
+    'blocks',
+    'teacher_input',
+    'running_statistics',
+    'output_loss',
+    'terms',
+  ],
 )
 @dataclasses.dataclass(frozen=True)
 class Objective:
   """What a student learns from.
 
-  α, β and τ are traced: another value does not compile again.
+  A pytree: α, β and τ are its leaves, so that other values do not compile
+  again; everything else is static.
 
   Attributes:
     alpha: α, the weight of the **hard** term (other toolkits weigh the soft
@@ -42,28 +63,52 @@ class Objective:
     running_statistics: whose batches the running batch-norm statistics of a
       block follow where it runs twice in a step: 'student', the pass from the
       image alone, or 'both', first that one and then the teacher-fed one.
+    output_loss: 'kd' is Eq. 2 of logits; 'l2' compares outputs that are no
+      logits with labels and with the teacher's output by mean squared error.
+    terms: which of 'hard', 'soft' and 'ir' are computed. By default those to
+      which α and β give weight, and every one whose weight is not known before
+      the program runs.
+
+  Raises:
+    UserError: α or β give weight to a term that `terms` leave out.
   """
 
-  alpha: float
-  beta: float
-  temperature: float
+  alpha: Any
+  beta: Any
+  temperature: Any
   ir_loss: str = 'l2'
   blocks: tuple[int, ...] | None = None
   teacher_input: bool = True
   running_statistics: str = 'student'
+  output_loss: str = 'kd'
+  terms: tuple[str, ...] | None = None
+
+  def __post_init__(self):
+    if self.terms is None:
+      object.__setattr__(self, 'terms', _weighed(self, unknown=True))
+    elif missing := set(_weighed(self, unknown=False)) - set(self.terms):
+      raise UserError(
+        f'alpha {self.alpha} and beta {self.beta} give weight to the term '
+        f'{missing.pop()!r}, which the terms {self.terms} leave out; change '
+        'them by Objective.replace'
+      )
+
+  def replace(self, **changes: Any) -> 'Objective':
+    """The same objective with changes; its terms follow the new weights."""
+    return dataclasses.replace(self, **({'terms': None} | changes))
 
   @property
   def needs_teacher(self) -> bool:
-    """Whether the teacher runs at all; needs concrete α and β."""
-    return self.needs_soft_labels or self.needs_irs
+    """Whether the teacher runs at all."""
+    return 'soft' in self._terms or 'ir' in self._terms
 
   @property
-  def needs_soft_labels(self) -> bool:
-    return self.beta > 0 and self.alpha < 1
+  def _terms(self) -> tuple[str, ...]:
+    return self.terms or ()
 
-  @property
-  def needs_irs(self) -> bool:
-    return self.beta < 1 and self.blocks != ()
+  def computes(self, term: str) -> bool:
+    """Whether 'hard', 'soft' or 'ir' is computed."""
+    return term in self._terms
 
   def compared(self, count: int) -> tuple[int, ...]:
     """Indices of the compared blocks among `count`.
@@ -82,9 +127,27 @@ class Objective:
     return self.blocks
 
 
-def scratch() -> Objective:
-  """Cross-entropy alone; no teacher is run."""
-  return Objective(alpha=1.0, beta=1.0, temperature=1.0, blocks=())
+def _weighed(objective: Objective, unknown: bool) -> tuple[str, ...]:
+  """The terms that α and β give weight to; `unknown` for a traced weight."""
+
+  def some(test, value):
+    if isinstance(value, int | float | np.ndarray | np.generic):
+      return bool(np.any(test(value)))
+    return unknown
+
+  kd = some(lambda beta: beta > 0, objective.beta)
+  weighed = {
+    'hard': kd and some(lambda alpha: alpha > 0, objective.alpha),
+    'soft': kd and some(lambda alpha: alpha < 1, objective.alpha),
+    'ir': some(lambda beta: beta < 1, objective.beta)
+    and objective.blocks != (),
+  }
+  return tuple(term for term in TERMS if weighed[term])
+
+
+def scratch(output_loss: str = 'kd') -> Objective:
+  """The labels alone; no teacher is run."""
+  return Objective(1.0, 1.0, 1.0, blocks=(), output_loss=output_loss)
 
 
 def check(objective: Objective) -> Objective:
@@ -105,6 +168,7 @@ def check(objective: Objective) -> Objective:
   _check_choice(
     'running_statistics', objective.running_statistics, RUNNING_STATISTICS
   )
+  _check_choice('output_loss', objective.output_loss, OUTPUT_LOSSES)
   return objective
 
 
@@ -115,15 +179,99 @@ def _check_choice(name, value, choices):
     )
 
 
+def lit_loss(
+  objective: Objective,
+  student: BlockNet,
+  variables: Variables,
+  inputs: Any,
+  labels: Any,
+  teacher_outputs: tuple[Any, tuple[jax.Array, ...]] | None,
+  learns: Collection[str] | None = None,
+) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
+  """Eq. 1 of one batch; pure, and the whole of what a LIT step minimises.
+
+  The student runs from the input, giving its output and IRs; S_1(x) is taken
+  from this pass, since block 1 has the same input in both. Every other
+  compared block runs once more, on the teacher's IR and with batch statistics
+  of its own. No gradient reaches the teacher. A term that is not among
+  `objective.terms` is not computed, and what it needs may be None.
+
+  Args:
+    objective: the terms and their weights.
+    student: the network that learns.
+    variables: its 'params' and 'batch_stats', float32.
+    inputs: a batch of the student's `example`, each leaf [n, …].
+    labels: int32 [n] for 'kd', like the output for 'l2'; None without 'hard'.
+    teacher_outputs: the teacher's output, and its IRs (T_0, …, T_k), in
+      evaluation mode; None where no term needs them.
+    learns: the parts ('stem', 'blocks_0' …, 'head') in training mode; all by
+      default, others run by their running statistics. Gradients are those of
+      whatever parameters the caller differentiates.
+
+  Returns:
+    The loss, float32, and beside it the new batch statistics, and the terms by
+    name, each a float32 mean over the batch: 'loss'; 'hard' and 'soft' of Eq.
+    2; 'ir/blocks_0' … of Eq. 3; and 'accuracy' of logits that have labels.
+  """
+  learns = student.parts if learns is None else tuple(learns)
+  output_q, irs_q = jax.lax.stop_gradient(teacher_outputs or (None, ()))
+  (output, irs), statistics = _apply(student, variables, learns, inputs)
+  terms, hard, soft, ir = {}, 0.0, 0.0, 0.0
+  if objective.computes('hard'):
+    terms['hard'] = hard = _hard(objective, output, labels)
+  if objective.computes('soft'):
+    terms['soft'] = soft = _soft(objective, output, output_q)
+  if objective.computes('ir'):
+    for i in objective.compared(len(student.blocks)):
+      h = irs[i + 1]
+      if i > 0 and objective.teacher_input:
+        both = objective.running_statistics == 'both'
+        own = statistics if both else variables['batch_stats']
+        h, new = _apply(
+          student, variables | {'batch_stats': own}, learns, irs_q[i], i,
+          method='block',
+        )  # fmt: skip
+        statistics = new if both else statistics
+      value = losses.IR_LOSSES[objective.ir_loss](h, irs_q[i + 1]).mean()
+      terms[f'ir/blocks_{i}'] = value
+      ir = ir + value
+  terms['loss'] = total_loss(objective, kd_loss(objective, hard, soft), ir)
+  if objective.output_loss == 'kd' and labels is not None:
+    terms['accuracy'] = jnp.mean(output.argmax(-1) == labels)
+  return terms['loss'], (statistics, terms)
+
+
+def _apply(net, variables, learns, *args, **kwargs) -> tuple[Any, Variables]:
+  """The network with these parts in training mode; the new statistics."""
+  result, new = net.apply(
+    variables, *args, train=learns, mutable=['batch_stats'], **kwargs
+  )
+  # A block run alone leaves the other parts' statistics out.
+  statistics = variables.get('batch_stats', {}) | new.get('batch_stats', {})
+  return result, statistics
+
+
+def _hard(objective, output, labels):
+  if objective.output_loss == 'l2':
+    return losses.l2(output, labels).mean()
+  return losses.cross_entropy(output, labels).mean()
+
+
+def _soft(objective, output, target):
+  if objective.output_loss == 'l2':
+    return losses.l2(output, target).mean()
+  return losses.distillation(output, target, objective.temperature).mean()
+
+
 def kd_loss(
-  objective: Objective, hard: jax.Array, soft: jax.Array | float
-) -> jax.Array:
+  objective: Objective, hard: jax.Array | float, soft: jax.Array | float
+) -> Any:
   """Eq. 2 from its two terms."""
   return objective.alpha * hard + (1 - objective.alpha) * soft
 
 
 def total_loss(
-  objective: Objective, kd: jax.Array, ir: jax.Array | float
-) -> jax.Array:
+  objective: Objective, kd: jax.Array | float, ir: jax.Array | float
+) -> Any:
   """Eq. 1 from its two terms."""
   return objective.beta * kd + (1 - objective.beta) * ir

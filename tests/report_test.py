@@ -4,12 +4,15 @@ import base64
 import copy
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import rich.console
 
+from lit_jax import report
 from lit_jax.errors import UserError
-from lit_jax.report import report
+from lit_jax.report import Column, Row, columns
 
 TEACHER = {
   'method': 'teacher',
@@ -37,10 +40,31 @@ STUDENT = {
     for i in range(3)
   },
 }
+ACCURACY = (
+  Column('accuracy', 'Acc. %', 'percent', narrow='Acc.\n%', label='accuracy'),
+  Column(
+    'balanced_accuracy',
+    'Balanced %',
+    'percent',
+    unless_equal='accuracy',
+    narrow='balanced',
+    below=True,
+  ),
+  Column(
+    'accuracy',
+    'vs teacher',
+    'percent',
+    against='difference',
+    narrow='vs\nteacher',
+    note='The difference to the teacher is in percentage points.',
+  ),
+)
 RESULTS = {
   'dataset': 'cifar10',
   'seed': 3,
   'rows': [TEACHER, STUDENT],
+  'columns': [column.to_json() for column in ACCURACY],
+  'selects': 'accuracy',
   'versions': {'jax': '0.10.0'},
   'device': 'one accelerator',
   'command': 'lit-jax compare --dataset cifar10',
@@ -64,6 +88,15 @@ def _metrics():
       yield record | {'split': 'train'}
       if step % 4 == 0:
         yield record | {'split': 'test', 'accuracy': 0.5 + 0.01 * step}
+
+
+AREA = {'key': 'area', 'heading': 'Area', 'format': 'number'}
+
+
+def _with(**fields):
+  """The text of results with other fields, whose rows have no area."""
+  rows = [TEACHER | {'area': 1.0}] if 'selects' in fields else [TEACHER]
+  return json.dumps(RESULTS | {'rows': rows} | fields)
 
 
 def _write(folder, results, metrics=None):
@@ -152,6 +185,11 @@ def test_page_tells_of_the_run(tmp_path, results):
     assert text in page
   for cell in CELLS:
     assert f'>{cell}</t' in page
+  assert (
+    'forward pass. The difference to the teacher is in percentage points. '
+    'Milliseconds are'
+  ) in page
+  assert 'Koratana' not in page
 
 
 def test_page_is_the_same_each_time(tmp_path, results):
@@ -211,45 +249,24 @@ def test_page_leaves_out_a_curve_without_finite_values(tmp_path, results):
   assert 'accuracy of lit' in page
 
 
-def test_published_numbers(tmp_path, results):
+def test_page_has_the_notes(tmp_path, results):
+  results['notes'] = ['Measured <b>twice</b>.', 'Published: elsewhere.']
   page = _page(tmp_path, results)
-  cells = re.findall(r'<td class="published">([^<]*)', page)
-  assert cells == ['-', '93.25']
-  assert f'>{CELLS[5]}</td>\n      <td class="published">93.25<' in page
-  assert 'Koratana' in page
+  assert '<p class="note">Measured &lt;b&gt;twice&lt;/b&gt;.</p>' in page
+  assert '<p class="note">Published: elsewhere.</p>' in page
 
 
-def test_published_numbers_of_the_other_family(tmp_path, results):
-  results['rows'] = [
-    TEACHER | {'model': 'resnext-110 (32x4d)'},
-    STUDENT
-    | {'model': 'resnext-20 (32x4d)', 'depth': 29, 'method': 'several_irs'},
-    STUDENT | {'model': 'resnext-56'},
-    STUDENT | {'model': 'resnext-20 (32x4d)', 'method': 'scratch'},
-  ]
-  cells = re.findall(r'"published">([^<]*)</td', _page(tmp_path, results))
-  assert cells == ['-', '91.27', '-', '-']
-
-
-@pytest.mark.parametrize(
-  ('dataset', 'teacher', 'student'),
-  [
-    ('cifar100', 'resnet-110', 'resnet-20'),
-    ('cifar10', 'resnet-56', 'resnet-20'),
-    ('cifar10', 'resnet-110', 'resnet-32'),
-    ('cifar10', 'resnet-110', 'resnext-20'),
-    ('cifar10', 'mine', 'mine'),
-  ],
-)
-def test_no_published_numbers_for_other_runs(
-  tmp_path, results, dataset, teacher, student
-):
-  results['dataset'] = dataset
-  results['rows'][0]['model'] = teacher
-  results['rows'][1]['model'] = student
-  page = _page(tmp_path, results)
-  assert 'Koratana' not in page
-  assert 'class="published"' not in page
+def test_page_needs_no_more_than_the_rows(tmp_path, results):
+  results = {key: results[key] for key in ('dataset', 'seed', 'rows')}
+  page = _page(tmp_path, results, _lines(_metrics()))
+  headings = re.findall(r'<th scope="col"[^>]*>([^<]*)', page)
+  assert headings == [
+    'Method', 'Model', 'Depth', 'Params', 'MACs', 'Epochs', 'Training',
+    'ms, batch 1', 'speed-up, 1', 'ms, batch 128', 'speed-up, 128',
+  ]  # fmt: skip
+  assert 'loss of lit' in page
+  assert 'percentage points' not in page
+  assert not re.search(r'(?i)acc\.|accuracy', page)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +279,21 @@ def test_no_published_numbers_for_other_runs(
     ('{"dataset": "x", "seed": 0, "rows": [1]}', r'rows\[0\]: expected'),
     ('{"dataset": 1, "seed": 0, "rows": []}', 'dataset must be a string'),
     ('{"dataset": "x", "seed": true, "rows": []}', 'seed must be an integer'),
+    (_with(columns=1), 'columns must be a list'),
+    (_with(columns=[1]), r'columns\[0\]: expected a JSON object'),
+    (_with(columns=[{'key': 'a'}]), r'columns\[0\]: heading is missing'),
+    (_with(columns=[AREA | {'format': 'x'}]), "format 'x' is not one of 'text"),
+    (_with(columns=[AREA | {'against': 'x'}]), "against 'x' is not one of"),
+    (_with(columns=[AREA | {'below': 1}]), 'below must be true or false'),
+    (_with(columns=[AREA | {'belov': True}]), "unknown field 'belov'"),
+    (
+      _with(columns=[AREA | {'format': 'text', 'against': 'ratio'}]),
+      'needs numbers',
+    ),
+    (_with(columns=[AREA]), r'rows\[0\]: area is missing'),
+    (_with(columns=[AREA], selects='size'), "selects is 'size'; the columns"),
+    (_with(selects=1), 'selects must be a string'),
+    (_with(notes='one'), 'notes must be a list'),
   ],
 )
 def test_malformed_results(tmp_path, text, message):
@@ -278,6 +310,9 @@ def test_malformed_results(tmp_path, text, message):
   [
     ('accuracy', 93.15, 'between 0 and 1'),
     ('accuracy', None, 'accuracy must be a number'),
+    ('accuracy', True, 'accuracy must be a number'),
+    ('balanced_accuracy', 91.0, 'balanced_accuracy must be between 0 and 1'),
+    ('confusion', {}, 'confusion must be a list'),
     ('depth', '20', 'depth must be an integer'),
     ('latency_ms', {'1': 'fast'}, 'latency_ms: 1 must be a number'),
     ('ir_error', [1], 'ir_error must be an object'),
@@ -295,6 +330,19 @@ def test_malformed_row(results, field, value, message):
 def test_missing_results(tmp_path):
   with pytest.raises(UserError, match='cannot read'):
     report.write_html(tmp_path)
+
+
+def test_a_page_that_cannot_be_written(tmp_path, results):
+  (tmp_path / 'report.html').mkdir()
+  with pytest.raises(UserError, match='report.html: cannot write: Is a dir'):
+    _page(tmp_path, results)
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {'results.json', 'report.html'}
+
+
+def test_page_with_half_a_letter(tmp_path, results):
+  results['device'] = 'a\ud800b'
+  assert '<dd>a?b</dd>' in _page(tmp_path, results)
 
 
 # Classes of different size, and systems from outside.
@@ -362,3 +410,193 @@ def test_what_a_baseline_must_have(uneven, field):
   uneven['rows'][2][field] = None
   with pytest.raises(UserError, match=rf'rows\[2\]: {field} must be'):
     report.markdown(uneven)
+
+
+# Another task.
+
+
+@pytest.fixture
+def regression(results):
+  """Numbers of another kind, of which smaller is better."""
+  own = (
+    Column('rmse', 'RMSE', 'number'),
+    Column('worst.case', 'Worst case', 'number', narrow='worst', below=True),
+    Column('rmse', 'RMSE vs teacher', 'number', against='difference'),
+    Column('rmse', 'RMSE ratio', 'ratio', against='ratio', below=True),
+    Column('unit', 'Unit [x]', 'text', optional=True, words=True),
+    Column('absent', 'Absent', 'integer', optional=True),
+    Column('epochs', 'More', 'plain', below=True),
+  )
+  teacher, student = results['rows']
+  for row in (teacher, student):
+    del row['accuracy']
+  teacher |= {'rmse': 0.123456, 'worst': {'case': 12345.6}, 'unit': 'K'}
+  student |= {'rmse': 0.25, 'worst': {'case': 2}}
+  results |= {'columns': [c.to_json() for c in own], 'selects': 'rmse'}
+  return results
+
+
+def test_the_columns_of_another_task(regression):
+  heading, rule, teacher, student = report.markdown(regression).splitlines()
+  assert (
+    '| MACs | RMSE | Worst case | RMSE vs teacher | RMSE ratio '
+    r'| Unit \[x\] | More | Epochs |'
+  ) in heading
+  assert rule.split('|')[10:12] == [' --- ', ' ---: ']
+  assert '| 0.1235 | 12346 | - | 1.00x | K | 200 | 200 | given |' in teacher
+  assert '| 0.25 | 2 | +0.1265 | 0.49x | - | 175 | 175 | 25 min |' in student
+
+
+def test_the_columns_of_another_task_in_the_terminal(regression):
+  lines = _text(report.table(regression)).splitlines()
+  # The headings that nothing stands below are at the bottom.
+  above = ' '.join(lines[0].split())
+  assert above == 'Method RMSE RMSE vs teacher ms at ms at'
+  for word in ('model', 'worst', 'RMSE ratio', 'Unit [x]', 'More', 'Epochs'):
+    assert word in lines[1]
+  start = next(i for i, line in enumerate(lines) if line.startswith('lit'))
+  upper, lower = lines[start].split(), lines[start + 1].split()
+  # What stood below a column that is left out stands alone.
+  assert upper[6:11] == ['0.25', '+0.1265', '-', '175', '175']
+  assert lower[:4] == ['resnet-20', '2', '0.49x', '5.00x']
+  # A word stands flush left, and a number flush right.
+  assert lines[start].index('- ') == lines[1].index('Unit')
+
+
+def test_the_columns_of_another_task_in_the_page(tmp_path, regression):
+  records = [
+    {k: v for k, v in r.items() if k != 'accuracy'} | {'rmse': 1 / r['step']}
+    for r in _metrics()
+  ]
+  page = _page(tmp_path, regression, _lines(records))
+  assert '>RMSE</th>' in page
+  assert '<th scope="col" class="word">Unit [x]</th>' in page
+  assert '<td class="word">K</td>' in page
+  for cell in ('0.1235', '12346', '+0.1265', '0.49x'):
+    assert f'<td>{cell}</td>' in page
+  assert '<figcaption>Held-out RMSE</figcaption>' in page
+  assert 'alt="RMSE of lit by epoch"' in page
+  assert 'alt="loss of lit by epoch"' in page
+  assert 'accuracy' not in page
+  drawn = [
+    base64.b64decode(source).decode()
+    for source in re.findall(r'base64,([^"]*)', page)
+  ]
+  assert len(drawn) == 4
+
+
+def test_a_figure_names_its_metric_and_scale(tmp_path, results, monkeypatch):
+  from lit_jax.report import plots
+
+  drawn = []
+  monkeypatch.setattr(
+    plots, 'curve', lambda phases, metric: drawn.append(metric)
+  )
+  _page(tmp_path, results, _lines(_metrics()))
+  assert drawn == [
+    plots.Metric('accuracy', 'accuracy', 'accuracy, %', 100.0),
+    plots.Metric('loss', 'loss', 'loss', 1.0, logarithmic=True),
+  ]
+
+
+def test_what_selects_the_loss_shows_it_once(tmp_path, results):
+  results['selects'] = 'loss'
+  page = _page(tmp_path, results, _lines(_metrics()))
+  assert page.count('loss of lit') == 1
+  assert 'Held-out' not in page
+
+
+def test_a_column_is_not_left_below_a_stranger(regression):
+  regression['columns'][1:2] = [
+    Column('absent', 'Absent', 'integer', optional=True).to_json(),
+    Column('worst.case', 'Worst', 'number', below=True).to_json(),
+  ]
+  shown = {column.heading: column for column in columns.of(regression)}
+  assert 'Absent' not in shown
+  assert not shown['Worst'].below
+  assert shown['Model'].below
+
+
+@pytest.mark.parametrize('column', [*ACCURACY, *columns.LEADING])
+def test_a_column_goes_to_json_and_back(column):
+  text = json.dumps(column.to_json())
+  assert Column.from_json(json.loads(text), 'here') == column
+  assert None not in column.to_json().values()
+
+
+def test_a_column_of_an_unknown_format_is_not_made():
+  with pytest.raises(ValueError, match="format 'colour' is not one of"):
+    Column('hue', 'Hue', 'colour')
+
+
+@pytest.mark.parametrize(
+  ('format', 'value', 'text'),
+  [
+    ('text', 'a', 'a'),
+    ('integer', 1234, '1234'),
+    ('count', 1234, '1.23 k'),
+    ('percent', 0.935, '93.50'),
+    ('number', 0.123456, '0.1235'),
+    ('number', -98765.4, '-98765'),
+    ('number', float('nan'), 'nan'),
+    ('plain', 37.5, '37.5'),
+    ('plain', 40.0, '40'),
+    ('duration', 0, 'given'),
+    ('duration', 99, '99 s'),
+    ('duration', 100, '2 min'),
+    ('duration', 7200, '2.0 h'),
+    ('milliseconds', 0.12345, '0.123'),
+    ('milliseconds', 12345.6, '12346'),
+    ('ratio', 5, '5.00x'),
+  ],
+)
+def test_formats(format, value, text):
+  assert columns.FORMATS[format].text(value) == text
+
+
+# Rows.
+
+
+def test_a_row_goes_to_json_and_back():
+  content = STUDENT | {'confusion': [[1]], 'seed': 3}
+  keys = ('accuracy', 'confusion')
+  row = Row.from_json(content, 'here', keys)
+  assert row.scores == {'accuracy': 0.9315, 'confusion': [[1]]}
+  assert row.details == {'ir_error': STUDENT['ir_error'], 'seed': 3}
+  assert (row.method, row.depth, row.latency_ms['1']) == ('lit', 20, 1.6)
+  assert row.to_json() == content
+  assert list(row.to_json()) == [
+    'method', 'model', 'depth', 'parameters', 'macs', 'accuracy', 'confusion',
+    'epochs', 'train_seconds', 'latency_ms', 'ir_error', 'seed',
+  ]  # fmt: skip
+  assert Row.from_json(row.to_json(), 'here', keys) == row
+
+
+def test_a_row_has_every_key_once():
+  common = {k: v for k, v in TEACHER.items() if k != 'accuracy'}
+  with pytest.raises(ValueError, match='a row has accuracy, macs twice'):
+    Row(**common, scores={'accuracy': 1, 'macs': 2}, details={'accuracy': 0})
+
+
+@pytest.mark.parametrize('field', ['macs', 'train_seconds', 'latency_ms'])
+def test_a_row_lacks_a_field(field):
+  content = {k: v for k, v in TEACHER.items() if k != field}
+  with pytest.raises(UserError, match=f'^here: {field} is missing$'):
+    Row.from_json(content, 'here', ())
+
+
+def test_a_value_is_found_by_its_key():
+  row = Row.from_json(TEACHER | {'a.b': 1, 'c': {'d': 2}}, 'here', ())
+  assert row.value('a.b') == 1
+  assert row.value('c.d') == 2
+  assert row.value('latency_ms.128') == 90.0
+  assert row.value('latency_ms.64') is None
+  assert row.value('method.name', 'none') == 'none'
+
+
+def test_import_needs_no_matplotlib():
+  program = 'import sys, lit_jax.report; print("matplotlib" in sys.modules)'
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == 'False'

@@ -169,7 +169,9 @@ def test_the_line_is_said_once(no_cache):
 
 
 def test_seconds_of_the_process():
-  command = 'from lit_jax.training import startup; print(startup.process_seconds())'
+  command = (
+    'from lit_jax.training import startup; print(startup.process_seconds())'
+  )
   begun = time.monotonic()
   out = subprocess.check_output([sys.executable, '-c', command], cwd=ROOT)
   # JAX alone takes longer to import than the lower bound; ticks are 10 ms.
@@ -218,7 +220,8 @@ def test_devices_of_a_process(flags, devices):
     [
       sys.executable,
       '-c',
-      'import jax; from lit_jax.training import startup; startup.use_cores(64); '
+      'import jax; from lit_jax.training import startup; '
+      'startup.use_cores(64); '
       'print(jax.local_device_count(), jax.numpy.arange(4).sum())',
     ],
     cwd=ROOT,

@@ -23,6 +23,7 @@ def phase(**settings) -> ConfigDict:
   config = ConfigDict()
   config.epochs = 200
   config.learning_rate = 0.1
+  config.optimizer = 'sgd'  # or 'adam'
   config.schedule = 'steps'  # or 'cosine'
   config.milestones = (100, 150)  # epochs
   config.decay = 0.1  # at each milestone
@@ -56,6 +57,9 @@ def lit(**settings) -> ConfigDict:
 def get_config() -> ConfigDict:
   """The whole recipe."""
   config = ConfigDict()
+  # What the networks are trained for: a name in lit_jax.tasks, or the import
+  # path of a task of your own, 'my_package.tasks:Regress'.
+  config.task = 'classify'
   config.dataset = 'cifar10'  # cifar100, fashion_mnist, fashion_mnist_mini
   config.data_dir = ''  # where its files are; '' is ~/.cache/lit_jax
   # Training examples held out, such as 5000; train the teacher likewise.
@@ -75,8 +79,9 @@ def get_config() -> ConfigDict:
   config.precision = 'fp32'  # or 'bf16', 'fp16'
   config.batch_size = 32
   config.crop = True  # shift training images by up to 4 pixels
-  config.momentum = 0.9
-  config.weight_decay = 1e-4
+  config.momentum = 0.9  # of 'sgd'
+  config.weight_decay = 1e-4  # of 'sgd'
+  config.adam_betas = (0.9, 0.999)
   config.select = 'last'  # or 'best', on the validation split
   config.steps_per_call = 8  # one call of the program; 64 on a GPU
   config.epochs_scale = 1.0  # times all epochs and milestones, for short runs

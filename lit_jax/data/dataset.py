@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lit_jax.data.preprocess import Preprocess
@@ -11,16 +12,26 @@ from lit_jax.errors import UserError
 
 
 class Split(NamedTuple):
-  """One part of a data set.
+  """One part of a data set: pytrees of arrays [N, …], in memory or mapped.
 
   Attributes:
-    inputs: uint8 [N, …], in memory or memory-mapped: images [N, H, W, C] of 0
-      to 255, texts [N, length] of character ids.
-    labels: int32 [N], 0 to classes - 1.
+    inputs: uint8 images [N, H, W, C] of 0 to 255, uint8 texts [N, length] of
+      character ids, or whatever else the networks read.
+    labels: int32 [N] of 0 to classes - 1, whatever else the task learns from,
+      or None.
   """
 
   inputs: Any
-  labels: np.ndarray
+  labels: Any
+
+  @property
+  def examples(self) -> int:
+    """N."""
+    return len(jax.tree.leaves(self)[0])
+
+  def take(self, rows: np.ndarray) -> 'Split':
+    """The examples of these indices, of any shape: leaves [*rows.shape, …]."""
+    return jax.tree.map(lambda array: array[rows], self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Dataset:
   Attributes:
     name: in messages and tables.
     splits: 'train' and 'test', and 'validation' after hold_out.
-    classes: how many classes the labels tell apart.
+    classes: how many classes the labels tell apart; 0 where they are none.
     preprocess: what happens to a batch before a network sees it.
     class_names: of each label; () where they are their numbers.
     content: a hash of what the examples were made from; '' where it is not
@@ -94,7 +105,7 @@ def hold_out(dataset: Dataset, size: int = 5000, seed: int = 0) -> Dataset:
   if 'validation' in dataset.splits:
     raise ValueError(f'{dataset.name} has a validation split already')
   train = dataset.splits['train']
-  count = len(train.labels)
+  count = train.examples
   if not 1 <= size < count:
     raise UserError(
       f'validation size {size} for {dataset.name}: the train split has '
@@ -115,7 +126,7 @@ def hold_out(dataset: Dataset, size: int = 5000, seed: int = 0) -> Dataset:
 
 
 def _take(split: Split, rows: np.ndarray) -> Split:
-  inputs = split.inputs
-  if isinstance(inputs, np.memmap):
-    return Split(Rows(inputs, rows), split.labels[rows])
-  return Split(inputs[rows], split.labels[rows])
+  def part(array):
+    return Rows(array, rows) if isinstance(array, np.memmap) else array[rows]
+
+  return jax.tree.map(part, split)

@@ -1,45 +1,96 @@
 """What happens on the device to a batch before a network sees it."""
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lit_jax.data.texts.characters import PADDING, UNKNOWN
+from lit_jax.data.texts.characters import PADDING, SYMBOLS, UNKNOWN
+from lit_jax.errors import UserError
 
 PAD = 4
 
 
 class Preprocess(Protocol):
-  """Of a batch of one kind of data; hashable."""
+  """Of a batch of one kind of data, any pytree; hashable."""
 
   def augment(
     self,
-    inputs: jax.Array,
+    inputs: Any,
     key: jax.Array,
     first: jax.Array | int = 0,
     total: int | None = None,
     /,
-  ) -> jax.Array:
+  ) -> Any:
     """A training batch, changed at random.
 
     Args:
-      inputs: uint8 [n, …], examples first … first + n - 1 of a batch.
+      inputs: [n, …], examples first … first + n - 1 of a batch.
       key: the batch's random key.
       first: index of the first example in the whole batch.
       total: the whole batch's size, n by default. Draws are made for the whole
         batch, so that an example's do not depend on the number of devices.
 
     Returns:
-      uint8 [n, …].
+      The same shapes and dtypes.
     """
     ...
 
-  def normalize(self, inputs: jax.Array, /) -> jax.Array:
-    """uint8 [n, …] → what the network takes, of its `input_dtype`."""
+  def normalize(self, inputs: Any, /) -> Any:
+    """[n, …] → a batch of the network's `example`.
+
+    Raises:
+      UserError: inputs of a kind that it does not take.
+    """
     ...
+
+  def facts(self) -> dict[str, Any]:
+    """What a network that was trained so must be fed with, as JSON values."""
+    ...
+
+  def fed_by(self, facts: Mapping[str, Any], /) -> 'Preprocess':
+    """The same, but for a network of these facts.
+
+    Raises:
+      UserError: facts of another kind of data.
+    """
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AsIs:
+  """Inputs that networks take as they are, any pytree."""
+
+  def augment(
+    self,
+    inputs: Any,
+    key: jax.Array,
+    first: jax.Array | int = 0,
+    total: int | None = None,
+  ) -> Any:
+    """The same inputs."""
+    del key, first, total
+    return inputs
+
+  def normalize(self, inputs: Any) -> Any:
+    """The same inputs."""
+    return inputs
+
+  def facts(self) -> dict[str, Any]:
+    return {'kind': 'as is'}
+
+  def fed_by(self, facts: Mapping[str, Any]) -> 'AsIs':
+    _check_kind(self, facts)
+    return self
+
+
+def _check_kind(preprocess: Preprocess, facts: Mapping[str, Any]) -> None:
+  wanted, found = preprocess.facts()['kind'], facts.get('kind')
+  if found != wanted:
+    raise UserError(f'it reads {found}, and the data are {wanted}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +123,16 @@ class TextPreprocess:
     unseen = lax.dynamic_slice_in_dim(draws, first, count) & (inputs != PADDING)
     return jnp.where(unseen, jnp.uint8(UNKNOWN), inputs)
 
+  def facts(self) -> dict[str, Any]:
+    """The alphabet; the length stands in the network's own specification."""
+    return {'kind': 'characters', 'symbols': SYMBOLS}
+
+  def fed_by(self, facts: Mapping[str, Any]) -> 'TextPreprocess':
+    _check_kind(self, facts)
+    if facts.get('symbols') != SYMBOLS:
+      raise UserError('it reads another alphabet; train it anew')
+    return self
+
 
 @dataclasses.dataclass(frozen=True)
 class ImagePreprocess:
@@ -91,6 +152,8 @@ class ImagePreprocess:
 
   def normalize(self, images: jax.Array) -> jax.Array:
     """uint8 [n, h, w, c] → float32, zero mean and unit deviation."""
+    if images.dtype != jnp.uint8:
+      raise UserError('images are uint8 of 0 to 255')
     mean = jnp.asarray(self.mean, jnp.float32) * 255
     std = jnp.asarray(self.std, jnp.float32) * 255
     axes = tuple(range(images.ndim - 1))
@@ -130,3 +193,12 @@ class ImagePreprocess:
         mirrored[:, None, None, None], images[:, :, ::-1], images
       )
     return images
+
+  def facts(self) -> dict[str, Any]:
+    """The normalisation."""
+    return {'kind': 'images', 'mean': list(self.mean), 'std': list(self.std)}
+
+  def fed_by(self, facts: Mapping[str, Any]) -> 'ImagePreprocess':
+    _check_kind(self, facts)
+    mean, std = tuple(facts['mean']), tuple(facts['std'])
+    return dataclasses.replace(self, mean=mean, std=std)

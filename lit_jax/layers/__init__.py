@@ -2,7 +2,12 @@
 
 from lit_jax.layers.convolution import Conv, block_diagonal, conv
 from lit_jax.layers.device import on_cpu, plain_forms
-from lit_jax.layers.normalisation import BatchNorm, batch_norm
+from lit_jax.layers.normalisation import (
+  BatchNorm,
+  batch_norm,
+  shared_statistics,
+  unshared_statistics,
+)
 
 __all__ = [
   'BatchNorm',
@@ -12,4 +17,6 @@ __all__ = [
   'conv',
   'on_cpu',
   'plain_forms',
+  'shared_statistics',
+  'unshared_statistics',
 ]

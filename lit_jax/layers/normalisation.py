@@ -1,12 +1,20 @@
-"""Batch norm with the maths and parameters of `flax.linen.BatchNorm`."""
+"""Batch norm, and batch statistics that devices share.
 
+Within `shared_statistics` every batch norm, ours or `flax.linen.BatchNorm`,
+normalises by the statistics of all devices' examples, so that many devices
+give one device's numbers. A network says nothing of devices itself.
+"""
+
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 from jax import lax
 
 _STATISTICS_MOMENTUM = 0.9
@@ -79,15 +87,75 @@ def _running(old, batch):
   return _STATISTICS_MOMENTUM * old + (1 - _STATISTICS_MOMENTUM) * batch
 
 
+_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  'axis', default=None
+)
+
+
+@contextlib.contextmanager
+def shared_statistics(axis_name: str | None) -> Iterator[None]:
+  """What is traced within shares its batch statistics over a mapped axis.
+
+  Args:
+    axis_name: of `jax.pmap`, `jax.shard_map` or `jax.vmap`; None shares
+      nothing.
+  """
+  token = _axis.set(axis_name)
+  try:
+    with nn.intercept_methods(_share):
+      yield
+  finally:
+    _axis.reset(token)
+
+
+def _share(call, args, kwargs, context):
+  """Gives a `flax.linen.BatchNorm` without an axis that of the context."""
+  norm = context.module
+  if not isinstance(norm, nn.BatchNorm) or norm.axis_name is not None:
+    return call(*args, **kwargs)
+  # Flax's modules are frozen; this one is a copy made for this one trace.
+  object.__setattr__(norm, 'axis_name', _axis.get())
+  try:
+    return call(*args, **kwargs)
+  finally:
+    object.__setattr__(norm, 'axis_name', None)
+
+
+def unshared_statistics(init: Callable[[], Any]) -> dict[str, str]:
+  """Modules whose batch statistics `shared_statistics` cannot share.
+
+  Args:
+    init: makes a network's variables, at least in the abstract.
+
+  Returns:
+    The class of each module that keeps 'batch_stats' of a kind of its own, by
+    its path in the network, such as 'blocks_0/norm'.
+  """
+  kinds = {}
+
+  def note(call, args, kwargs, context):
+    kinds[context.module.path] = type(context.module)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    statistics = init().get('batch_stats', {})
+  # Spectral norm keeps what depends on the weights alone.
+  known = (BatchNorm, nn.BatchNorm, nn.SpectralNorm)
+  owners = {path[:-1] for path in traverse_util.flatten_dict(statistics)}
+  return {
+    '/'.join(owner): kinds[owner].__name__
+    for owner in sorted(owners)
+    if owner in kinds and not issubclass(kinds[owner], known)
+  }
+
+
 class BatchNorm(nn.Module):
   """`flax.linen.BatchNorm`, momentum 0.9, epsilon 1e-5, over all but channels.
 
   Parameters `scale`, `bias`; running `mean`, `var` (biased, as in Flax) in
-  `batch_stats`. In training mode the batch's statistics are shared by the
-  devices of `axis_name`, so that many devices give one device's numbers.
+  `batch_stats`.
   """
 
-  axis_name: str | None = None
   dtype: Any = jnp.float32
   scale_init: Callable[..., jax.Array] = nn.initializers.ones
 
@@ -99,7 +167,7 @@ class BatchNorm(nn.Module):
     mean = self.variable('batch_stats', 'mean', jnp.zeros, features)
     var = self.variable('batch_stats', 'var', jnp.ones, features)
     if train:
-      outputs: Any = batch_norm(x, scale, bias, self.axis_name)
+      outputs: Any = batch_norm(x, scale, bias, _axis.get())
       y, batch_mean, batch_var = outputs
       if not self.is_initializing():
         mean.value = _running(mean.value, batch_mean)

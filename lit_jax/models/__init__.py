@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError, choose
+from lit_jax.errors import UserError, imported
 from lit_jax.models import resnet, vdcnn
 
 FAMILIES = {
@@ -16,38 +16,50 @@ FAMILIES = {
   'vdcnn': vdcnn.vdcnn,
 }
 
+Spec = Mapping[str, Any]
 
-def build(
-  spec: Mapping[str, Any],
-  dtype: Any = jnp.float32,
-  axis_name: str | None = None,
-) -> BlockNet:
-  """The network of a specification.
+
+def build(spec: Spec | BlockNet, dtype: Any = jnp.float32) -> BlockNet:
+  """The network of a specification; one that is built already, as it is.
 
   Args:
-    spec: 'family' (a key of FAMILIES) and that function's options.
-    dtype: of the computation.
-    axis_name: mapped axis over which batch statistics are shared.
+    spec: 'family' and that function's options. A family is a key of FAMILIES,
+      or the import path of a function of the user's own,
+      'my_package.nets:plain'.
+    dtype: of the computation, for functions that take one.
 
   Raises:
     UserError: an unknown family or option.
   """
+  if isinstance(spec, BlockNet):
+    return spec
   options = dict(spec)
-  family = choose('model', options.pop('family'), FAMILIES)
-  function = FAMILIES[family]
-  options |= {'dtype': dtype, 'axis_name': axis_name}
+  family = options.pop('family')
+  function = imported('model', family, FAMILIES)
+  parameters = inspect.signature(function).parameters
+  if 'dtype' in parameters:
+    options['dtype'] = dtype
   try:
     inspect.signature(function).bind(**options)
   except TypeError as error:
     raise UserError(f'model {family}: {error}') from None
-  return function(**options)
+  net = function(**options)
+  if not isinstance(net, BlockNet):
+    raise UserError(
+      f'model {family}: it returns a {type(net).__name__}, not a BlockNet'
+    )
+  return net
 
 
-def title(spec: Mapping[str, Any]) -> str:
+def title(spec: Spec | BlockNet) -> str:
   """The name in tables, such as 'resnet-20' or 'resnext-20 (32x4d)'."""
+  if isinstance(spec, BlockNet):
+    return 'own'
   units = spec.get('units')
   size = '/'.join(map(str, units)) if units else spec.get('depth', '')
-  name = f'{spec["family"]}-{size}'
+  # Of an import path, the function.
+  name = spec['family'].rpartition(':')[2]
+  name += f'-{size}' if size else ''
   if 'cardinality' in spec:
     name += f' ({spec["cardinality"]}x{spec["base_width"]}d)'
   return name

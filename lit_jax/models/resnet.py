@@ -9,6 +9,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -142,7 +143,8 @@ def _assemble(
       unit_layers, counts, (1, 2, 2), strict=True
     )
   )
-  return BlockNet(Stem(stem_width, conv, norm), blocks, head, tuple(shape))
+  example = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+  return BlockNet(Stem(stem_width, conv, norm), blocks, head, example)
 
 
 def resnet(
@@ -152,7 +154,6 @@ def resnet(
   units: Sequence[int] = (),
   shortcut: str = 'pad',
   dtype: Any = jnp.float32,
-  axis_name: str | None = None,
 ) -> BlockNet:
   """ResNet of 6n+2 layers, widths 16, 32, 64.
 
@@ -164,7 +165,6 @@ def resnet(
       compressed in its last two blocks alone.
     shortcut: 'pad' (He et al.'s option A) or 'conv' (option B).
     dtype: of the computation; parameters are float32.
-    axis_name: mapped axis over which batch statistics are shared.
 
   Raises:
     UserError: a depth, size or shortcut that does not exist.
@@ -178,7 +178,7 @@ def resnet(
     Head(classes, dtype),
     shortcut,
     functools.partial(Conv, dtype=dtype),
-    functools.partial(BatchNorm, axis_name=axis_name, dtype=dtype),
+    functools.partial(BatchNorm, dtype=dtype),
     input_shape,
   )
 
@@ -193,7 +193,6 @@ def resnext(
   unit: str = 'bottleneck',
   shortcut: str = 'conv',
   dtype: Any = jnp.float32,
-  axis_name: str | None = None,
 ) -> BlockNet:
   """ResNeXt with n = (depth - 2) / 6 units a block, as the LIT paper names it.
 
@@ -213,7 +212,6 @@ def resnext(
     unit: 'bottleneck' or 'basic'.
     shortcut: 'conv' or 'pad', where the shape changes.
     dtype: of the computation; parameters are float32.
-    axis_name: mapped axis over which batch statistics are shared.
 
   Raises:
     UserError: an option that does not exist.
@@ -244,6 +242,6 @@ def resnext(
     Head(classes, dtype),
     shortcut,
     functools.partial(Conv, dtype=dtype),
-    functools.partial(BatchNorm, axis_name=axis_name, dtype=dtype),
+    functools.partial(BatchNorm, dtype=dtype),
     input_shape,
   )

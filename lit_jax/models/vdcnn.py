@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -134,7 +135,6 @@ def vdcnn(
   hidden: int = 2048,
   embedding: int = 16,
   dtype: Any = jnp.float32,
-  axis_name: str | None = None,
 ) -> BlockNet:
   """VDCNN of 9, 17, 29 or 49 convolutions; three dense layers come on top.
 
@@ -150,7 +150,6 @@ def vdcnn(
     hidden: width of the first two dense layers.
     embedding: length of a character's vector.
     dtype: of the computation; parameters are float32.
-    axis_name: mapped axis over which batch statistics are shared.
 
   Raises:
     UserError: an option that does not exist, or a text that is too short.
@@ -163,7 +162,7 @@ def vdcnn(
     downsample=downsample,
     shortcut=shortcut,
     conv=conv,
-    norm=functools.partial(BatchNorm, axis_name=axis_name, dtype=dtype),
+    norm=functools.partial(BatchNorm, dtype=dtype),
   )
   blocks = tuple(
     Block(count, stride, functools.partial(unit, features=width))
@@ -173,8 +172,7 @@ def vdcnn(
     Stem(widths[0], embedding, dtype, conv),
     blocks,
     Head(classes, k, hidden, dtype),
-    tuple(input_shape),
-    jnp.uint8,
+    jax.ShapeDtypeStruct(tuple(input_shape), jnp.uint8),
   )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lit_jax.blocks import BlockNet
+from lit_jax.blocks import BlockNet, example
 from lit_jax.errors import UserError
 
 _WARM_UP = 2
@@ -16,12 +16,12 @@ _SECONDS = 0.5
 _IDS = 32
 
 
-def _noise(shape, dtype):
+def _noise(leaf: jax.ShapeDtypeStruct) -> jax.Array:
   """Rather than zeros: a processor's clock may depend on the data."""
   key = jax.random.key(0)
-  if jnp.issubdtype(dtype, jnp.integer):
-    return jax.random.randint(key, shape, 0, _IDS, dtype)
-  return jax.random.normal(key, shape, dtype)
+  if jnp.issubdtype(leaf.dtype, jnp.integer):
+    return jax.random.randint(key, leaf.shape, 0, _IDS, leaf.dtype)
+  return jax.random.normal(key, leaf.shape, leaf.dtype)
 
 
 def latency_ms(
@@ -37,7 +37,7 @@ def latency_ms(
     net: an unbound `BlockNet`.
     variables: its collections ('params' and any others, such as
       'batch_stats').
-    batch: examples a pass, of the network's `input_shape` and `input_dtype`.
+    batch: examples a pass.
     repeats: the fewest passes to time; more are timed until about half a
       second has been spent.
 
@@ -57,7 +57,7 @@ def latency_ms(
   def forward(variables: Any, x: jax.Array) -> Any:
     return net.apply(variables, x, train=False)[0]
 
-  x = _noise((batch, *net.input_shape), net.input_dtype)
+  x = jax.tree.map(_noise, example(net, batch))
   variables, x = jax.block_until_ready(jax.device_put((variables, x)))
   for _ in range(_WARM_UP):
     jax.block_until_ready(forward(variables, x))

@@ -1,9 +1,12 @@
 """One trained network in a folder: `network.json` and Orbax arrays.
 
 This is what is left of a student when training is over, and what a teacher is
-read from. The JSON file says which network it is and what is known of it.
+read from. The JSON file says which network it is, what it must be fed with,
+and what is known of it.
 """
 
+import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -16,12 +19,37 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from lit_jax import models
-from lit_jax.blocks import shapes
-from lit_jax.errors import UserError
+from lit_jax.blocks import BlockNet, shapes
+from lit_jax.errors import UserError, first_line
+from lit_jax.files import sync_folder, write_json
 
 EMBEDDED = 'embedded'
 _EMBEDDED_FOLDER = pathlib.Path(__file__).parent / 'teachers'
 _JSON, _ARRAYS = 'network.json', 'arrays'
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What a saved network is, beside its arrays; JSON values.
+
+  Attributes:
+    spec: what `models.build` makes the network from; None where it was given
+      as a BlockNet.
+    dataset: name of the data set that it was trained on.
+    classes: names of its classes, [] where they are their numbers.
+    input: what it must be fed with (`Preprocess.facts`).
+    precision: that it was trained in: 'fp32', 'bf16' or 'fp16'.
+    digest: of its arrays (`digest`).
+    row: its row of `results.json`.
+  """
+
+  spec: dict[str, Any] | None
+  dataset: str
+  classes: list[str]
+  input: dict[str, Any]
+  precision: str
+  digest: str
+  row: dict[str, Any]
 
 
 def embedded(dataset: str) -> pathlib.Path:
@@ -30,82 +58,116 @@ def embedded(dataset: str) -> pathlib.Path:
   return _EMBEDDED_FOLDER / dataset.removesuffix('_mini')
 
 
+def digest(variables: Mapping[str, Any]) -> str:
+  """SHA-256 of the names, dtypes, shapes and bytes of all arrays, in hex."""
+  result = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
+    array = np.ascontiguousarray(leaf)
+    name = jax.tree_util.keystr(path)
+    result.update(f'{name} {array.dtype} {array.shape}\n'.encode())
+    result.update(array.tobytes())
+  return result.hexdigest()
+
+
 def save(
-  folder: pathlib.Path,
-  spec: Mapping[str, Any],
-  variables: Mapping[str, Any],
-  facts: Mapping[str, Any],
-) -> None:
+  folder: pathlib.Path, facts: Facts, variables: Mapping[str, Any]
+) -> Facts:
   """Writes a network; the folder appears whole or not at all.
 
   Args:
     folder: must not exist yet, or is replaced.
-    spec: what `models.build` makes the network from.
+    facts: kept beside it; the digest is computed here.
     variables: 'params' and 'batch_stats'.
-    facts: JSON values kept beside it (data set, accuracy …).
+
+  Returns:
+    The facts, with the digest.
   """
+  arrays = jax.tree.map(np.asarray, dict(variables))
+  facts = dataclasses.replace(facts, digest=digest(arrays))
   part = folder.with_name(folder.name + '.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
   with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(
-      (part / _ARRAYS).resolve(), jax.tree.map(np.asarray, dict(variables))
-    )
-  text = json.dumps({'spec': dict(spec), 'facts': dict(facts)}, indent=2)
-  (part / _JSON).write_text(text + '\n')
+    checkpointer.save((part / _ARRAYS).resolve(), arrays)
+  write_json(part / _JSON, dataclasses.asdict(facts))
   shutil.rmtree(folder, ignore_errors=True)
   os.replace(part, folder)
+  sync_folder(folder.parent)
+  return facts
 
 
 def exists(folder: pathlib.Path) -> bool:
+  """Whether a saved network lies there."""
   return (folder / _JSON).is_file()
 
 
-def describe(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The specification and the facts of a saved network.
+def describe(folder: pathlib.Path) -> Facts:
+  """The facts of a saved network.
 
   Raises:
-    UserError: no network there, or its JSON is damaged.
+    UserError: no network there, its JSON is damaged, or facts are missing.
   """
   path = folder / _JSON
   try:
-    content = json.loads(path.read_text())
-    return content['spec'], content['facts']
-  except (OSError, ValueError, KeyError, TypeError):
+    content = dict(json.loads(path.read_text()))
+  except (OSError, ValueError, TypeError):
     raise UserError(
       f'no readable network in {folder}: {_JSON} is missing or damaged; name '
       'the folder of a saved network, such as WORKDIR/lit/student'
     ) from None
+  names = [field.name for field in dataclasses.fields(Facts)]
+  if missing := [name for name in names if name not in content]:
+    raise UserError(
+      f'{path} does not say {", ".join(missing)}: it is damaged, or of an '
+      'earlier version; train the network anew'
+    )
+  return Facts(**{name: content[name] for name in names})
 
 
 def load(
-  folder: pathlib.Path, spec: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+  folder: pathlib.Path, wanted: Mapping[str, Any] | BlockNet | None = None
+) -> tuple[Facts, dict[str, Any]]:
   """Reads a network.
 
   Args:
     folder: written by `save`.
-    spec: the network that is wanted; None takes any.
+    wanted: its specification or the network itself; None takes any that has a
+      specification.
 
   Returns:
-    Its specification, variables (float32 arrays), and facts.
+    Its facts and variables (float32 arrays).
 
   Raises:
     UserError: no network there, another architecture, or damaged arrays.
   """
-  found, facts = describe(folder)
-  if spec is not None:
-    _check_spec(folder, found, spec)
-  template = shapes(models.build(found))
+  facts = describe(folder)
+  if wanted is not None and not isinstance(wanted, BlockNet):
+    _check_spec(folder, facts.spec or {}, wanted)
+  net = wanted if isinstance(wanted, BlockNet) else facts.spec
+  if net is None:
+    raise UserError(
+      f'{folder} holds a network that was given as a BlockNet; give that '
+      'BlockNet to load it'
+    )
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      variables = checkpointer.restore((folder / _ARRAYS).resolve(), template)
+      variables = checkpointer.restore(
+        (folder / _ARRAYS).resolve(), shapes(models.build(net))
+      )
+  except UserError:
+    raise
   except Exception as error:  # Orbax raises many kinds for a damaged folder.
-    raise UserError(
-      f'cannot read the arrays of {folder} ({first_line(error)}); copy the '
-      'folder again or train it anew'
-    ) from None
-  return found, variables, facts
+    raise _unreadable(folder, first_line(error)) from None
+  if digest(jax.device_get(variables)) != facts.digest:
+    raise _unreadable(folder, 'they are not those that were saved')
+  return facts, variables
+
+
+def _unreadable(folder, why):
+  return UserError(
+    f'cannot read the arrays of {folder} ({why}); copy the folder again or '
+    'train it anew'
+  )
 
 
 def _check_spec(folder, found, wanted):
@@ -124,10 +186,3 @@ def _check_spec(folder, found, wanted):
       f'{folder} holds another network than the configuration asks for: '
       f'{details}'
     )
-
-
-def first_line(error: BaseException) -> str:
-  """The first line of an error's text, shortened, for one-line messages."""
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  # TensorStore ends its messages with where to find more.
-  return lines[0].split('. See full')[0][:160]

@@ -30,13 +30,14 @@ class Part:
     depth: convolution and matrix-multiply layers on the longest path.
     parameters: numbers in the 'params' collection.
     macs: multiply-accumulates of one example's forward pass.
-    output_shape: shape of one example's output, without the batch axis.
+    output_shape: shape of one example's output, without the batch axis; of
+      several outputs, a pytree of shapes.
   """
 
   depth: int
   parameters: int
   macs: int
-  output_shape: tuple[int, ...]
+  output_shape: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +89,7 @@ def summary(net: blocks.BlockNet) -> Summary:
   and of the branches of a condition the dearest counts.
 
   Args:
-    net: an unbound `BlockNet`; its `input_shape` is the shape of one example,
-      of its `input_dtype`.
+    net: an unbound `BlockNet`; its `example` says what one is.
 
   Returns:
     The totals and those of every part.
@@ -103,7 +103,8 @@ def summary(net: blocks.BlockNet) -> Summary:
   for name in net.parts:
     cost, h = _trace(blocks.part_function(net, name), variables, h)
     size = _size(params.get(name, {}))
-    parts[name] = Part(cost.depth, size, cost.macs, tuple(h.shape[1:]))
+    shape = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), h)
+    parts[name] = Part(cost.depth, size, cost.macs, shape)
 
   whole, _ = _trace(lambda v, x: net.apply(v, x)[0], variables, x)
   return Summary(whole.depth, _size(params), whole.macs, parts)
@@ -122,11 +123,12 @@ def _size(tree: Any) -> int:
 def _trace(
   forward: Callable[..., Any], variables: Any, x: Any
 ) -> tuple[_Cost, Any]:
-  """Cost of forward(variables, x) -> one array, and that array's shape."""
+  """Cost of forward(variables, x), and what that returns in the abstract."""
   with layers.plain_forms():
     closed, output = jax.make_jaxpr(forward, return_shape=True)(variables, x)
   # The example is the last argument; all before it are variables.
-  depths = [_UNREACHED] * (len(closed.jaxpr.invars) - 1) + [0]
+  read = len(jax.tree.leaves(x))
+  depths = [_UNREACHED] * (len(closed.jaxpr.invars) - read) + [0] * read
   macs, out = _count(closed.jaxpr, depths)
   return _Cost(int(max([0, *out])), macs), output
 

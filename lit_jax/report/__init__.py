@@ -1,1 +1,12 @@
-"""A run's results as a table and a page; reads `results.json` alone."""
+"""A run's results as a table and a page; reads `results.json` alone.
+
+`rows.py` says what stands in that file, and `columns.py` which of it is shown
+and how. A task brings its own columns; nothing here knows what they measure.
+"""
+
+from lit_jax.report.columns import Column
+from lit_jax.report.page import write_html
+from lit_jax.report.rows import Row
+from lit_jax.report.table import markdown, table
+
+__all__ = ['Column', 'Row', 'markdown', 'table', 'write_html']

@@ -53,6 +53,25 @@ _STYLE: dict[Any, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Metric:
+  """A number that is followed over the epochs.
+
+  Attributes:
+    key: as the metrics call it.
+    name: as a reader knows it.
+    axis: the name with its unit.
+    scale: what a value is multiplied by, to be in that unit.
+    logarithmic: whether the axis is, where all values are positive.
+  """
+
+  key: str
+  name: str
+  axis: str
+  scale: float = 1.0
+  logarithmic: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
   """One phase of a method's training.
 
@@ -70,14 +89,17 @@ class Phase:
   points: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 
-def overview(tracks: Mapping[str, Sequence[Phase]]) -> bytes | None:
-  """Held-out accuracy of all methods in one figure, as SVG.
+def overview(
+  tracks: Mapping[str, Sequence[Phase]], metric: Metric
+) -> bytes | None:
+  """A held-out metric of all methods in one figure, as SVG.
 
   Args:
     tracks: the phases of each method, in order.
+    metric: what to draw.
 
   Returns:
-    The figure, or None where no method has a held-out accuracy.
+    The figure, or None where no method has a finite held-out value of it.
   """
   splits = {method: held_out(phases) for method, phases in tracks.items()}
   mixed = len(set(splits.values())) > 1
@@ -89,49 +111,43 @@ def overview(tracks: Mapping[str, Sequence[Phase]]) -> bytes | None:
     for (method, split), (colour, dash) in zip(
       splits.items(), styles, strict=False
     ):
-      x, y = _joined(tracks[method], split, 'accuracy')
+      x, y = _joined(tracks[method], split, metric.key)
       if np.isfinite(y).any():
         label = _literal(f'{method} ({split})' if mixed else method)
         style = {'linestyle': dash, 'color': colour, 'linewidth': 1.6}
-        axes.plot(x, 100 * y, label=label, **_dots(x), **style)
+        axes.plot(x, metric.scale * y, label=label, **_dots(x), **style)
         _borders(axes, tracks[method], colour)
     if not axes.lines:
       return None
     split = 'held-out' if mixed else next(iter(splits.values()))
-    axes.set(xlabel='epoch', ylabel=f'{split} accuracy, %')
+    axes.set(xlabel='epoch', ylabel=_literal(f'{split} {metric.axis}'))
     figure.legend(loc='outside lower center', ncols=3)
     return _svg(figure)
 
 
-def curve(phases: Sequence[Phase], metric: str) -> bytes | None:
+def curve(phases: Sequence[Phase], metric: Metric) -> bytes | None:
   """One metric of one method over its epochs, a line a split, as SVG.
 
   Args:
     phases: the method's phases, in order.
-    metric: 'accuracy' (drawn in per cent) or 'loss' (on a logarithmic axis
-      where all of it is positive).
+    metric: what to draw.
 
   Returns:
     The figure, or None where no phase has a finite value of it.
   """
   with mpl.rc_context(_STYLE):
     figure, axes = _figure(width=5.0, height=3.0)
-    scale = 100 if metric == 'accuracy' else 1
     lowest = math.inf
     for split, style in _SPLITS.items():
-      x, y = _joined(phases, split, metric)
+      x, y = _joined(phases, split, metric.key)
       if np.isfinite(y).any():
-        axes.plot(x, scale * y, label=split, **_dots(x), **style)
+        axes.plot(x, metric.scale * y, label=split, **_dots(x), **style)
         lowest = min(lowest, np.nanmin(y))
     if not axes.lines:
       return None
-    if metric == 'accuracy':
-      axes.set_ylabel('accuracy, %')
-    else:
-      axes.set_ylabel(metric)
-      if lowest > 0:
-        axes.set_yscale('log')
-    axes.set_xlabel('epoch')
+    axes.set(xlabel='epoch', ylabel=_literal(metric.axis))
+    if metric.logarithmic and lowest > 0:
+      axes.set_yscale('log')
     _borders(axes, phases, '#57606a')
     _phase_names(axes, phases)
     axes.legend()

@@ -1,23 +1,21 @@
 """Phases, and the methods that are made of them: teacher → LIT → fine-tune."""
 
 import dataclasses
-import pathlib
-import zlib
-from typing import Any
 
-import jax
+import optax
 
-from lit_jax.training import evaluation, loop, optim, devices, population, state, steps
-from lit_jax.blocks import BlockNet, init, shapes
+from lit_jax.blocks import BlockNet, shapes
 from lit_jax.data.dataset import Dataset
-from lit_jax.data.feed import Feed, Feeds
 from lit_jax.errors import UserError
-from lit_jax.training.interrupt import Interrupted, StopRequest
 from lit_jax.objectives import Objective, check
+from lit_jax.training import devices, optim, population, state
 from lit_jax.training.precision import policy
 
-Variables = dict[str, Any]
 SELECTIONS = ('last', 'best')
+TEACHER, STUDENT = 'teacher', 'student'
+# What a network is to its run: the folder that it is saved in, below that of
+# its method's phases.
+ROLES = (TEACHER, STUDENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Phase:
     objective: what is learned from.
     epochs: how long.
     learning_rate: the highest.
+    optimizer: what updates the parts that learn.
     schedule: 'steps' or 'cosine'.
     milestones: epochs at which 'steps' decays.
     decay: factor at each milestone.
@@ -43,12 +42,25 @@ class Phase:
   objective: Objective
   epochs: int
   learning_rate: float
+  optimizer: optim.Optimizer = optim.Sgd()
   schedule: str = 'steps'
   milestones: tuple[float, ...] = ()
   decay: float = 0.1
   warmup_epochs: float = 0.0
   copy: tuple[str, ...] = ()
   frozen: tuple[str, ...] = ()
+
+  def rate(self, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate by step."""
+    return optim.schedule(
+      self.schedule,
+      self.learning_rate,
+      steps_per_epoch,
+      self.epochs,
+      self.milestones,
+      self.decay,
+      self.warmup_epochs,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +128,6 @@ class Training:
     seed: of initialisation, data order and augmentation.
     data_seed: of data order and augmentation instead; None is `seed`.
     precision: 'fp32', 'bf16' or 'fp16'.
-    momentum: of SGD.
-    weight_decay: added to the gradient.
     steps_per_call: how many steps one call of the program makes.
     select: 'last' (a phase ends with its last epoch's network) or 'best'
       (with its best epoch's on the validation split, which must exist).
@@ -126,8 +136,6 @@ class Training:
   batch_size: int
   seed: int
   precision: str
-  momentum: float
-  weight_decay: float
   steps_per_call: int
   select: str
   data_seed: int | None = None
@@ -138,35 +146,11 @@ class Training:
     return self.seed if self.data_seed is None else self.data_seed
 
 
-@dataclasses.dataclass(frozen=True)
-class Context:
-  """Where methods run: everything that does not depend on the method.
-
-  Attributes:
-    workdir: folder of the run.
-    dataset: with splits 'train', 'test', and 'validation' where held out.
-    training: shared settings.
-    stop: set when the run is asked to stop.
-    first_call: see `loop.FirstCall`.
-  """
-
-  workdir: pathlib.Path
-  dataset: Dataset
-  training: Training
-  stop: StopRequest
-  first_call: loop.FirstCall | None = None
-
-  @property
-  def held_out(self) -> str:
-    splits = self.dataset.splits
-    return 'validation' if 'validation' in splits else 'test'
-
-
 def check_training(training: Training, dataset: Dataset) -> None:
   """Raises UserError when a setting is out of range or does not fit."""
   policy(training.precision)
   devices.check_batch(training.batch_size)
-  examples = len(dataset.splits['train'].labels)
+  examples = dataset.splits['train'].examples
   if training.batch_size > examples:
     raise UserError(
       f'batch size {training.batch_size} is larger than the {examples} '
@@ -208,10 +192,10 @@ def check_method(method: Method, net: BlockNet) -> None:
         f'{len(method.phases)} phases; give one for each'
       )
   names = [phase.name for phase in method.phases]
-  if len(set(names)) < len(names) or 'student' in names or not names:
+  if len(set(names)) < len(names) or set(names) & set(ROLES) or not names:
     raise UserError(
       f'{method.name} has the phases {", ".join(names)}; give at least one, '
-      "each a name of its own, and none 'student'"
+      f'each a name of its own, and none {" or ".join(map(repr, ROLES))}'
     )
   for index, phase in enumerate(method.phases):
     where = f'{method.name}/{phase.name}'
@@ -220,8 +204,8 @@ def check_method(method: Method, net: BlockNet) -> None:
       for objective in (phase.objective, *objectives):
         check(objective).compared(len(net.blocks))
       if objectives:
-        population.common_objective(objectives)
-      optim.schedule(phase.schedule, phase.learning_rate, 1, 1)
+        population.common_terms(objectives)
+      phase.rate(1)
     except UserError as error:
       raise UserError(f'{where}: {error}') from None
     if phase.epochs < 1:
@@ -245,126 +229,3 @@ def check_copies(method: Method, teacher: BlockNet, student: BlockNet) -> None:
       state.copy_parts(shapes(teacher), shapes(student), phase.copy)
     except UserError as error:
       raise UserError(f'{method.name}/{phase.name}: {error}') from None
-
-
-def run_method(
-  context: Context,
-  method: Method,
-  net: BlockNet,
-  teacher: BlockNet | None,
-  teacher_variables: Variables | None,
-) -> tuple[loop.PhaseResult, ...]:
-  """Trains `net` by a method's phases, resuming where checkpoints stand.
-
-  Args:
-    context: workdir, data and settings.
-    method: its phases.
-    net: the network that learns.
-    teacher: None where no phase needs one.
-    teacher_variables: likewise.
-
-  Returns:
-    Of each member, the last phase's variables, and the seconds of all phases.
-
-  Raises:
-    Interrupted: asked to stop; saved.
-    UserError: parts that cannot be copied, or a loss that is not finite.
-  """
-  members = method.members(context.training)
-  # A student starts from the same numbers under every method.
-  role = 'teacher' if method.name == 'teacher' else 'student'
-  variables = tuple(
-    init(net, _key(member.seed, zlib.crc32(role.encode())))
-    for member in members
-  )
-  seconds = 0.0
-  for index, phase in enumerate(method.phases):
-    if context.stop.number is not None:
-      raise Interrupted(
-        f'stopped before {method.name}/{phase.name}; run the same command '
-        'again to go on',
-        context.stop.number,
-      )
-    if phase.copy:
-      if teacher_variables is None:
-        raise UserError(f'{method.name}/{phase.name} copies, without a teacher')
-      variables = tuple(
-        state.copy_parts(teacher_variables, own, phase.copy)
-        for own in variables
-      )
-    run = _phase_run(
-      context, method, members, index, net, teacher, teacher_variables
-    )
-    try:
-      results = loop.run(run, context.workdir, variables, context.stop)
-    finally:
-      run.feed.close()
-    variables = tuple(result.variables for result in results)
-    seconds += results[0].train_seconds
-  return tuple(loop.PhaseResult(own, seconds) for own in variables)
-
-
-def _key(seed, number):
-  return jax.random.fold_in(jax.random.key(seed), number)
-
-
-def _phase_run(
-  context, method, members, index, net, teacher, teacher_variables
-):
-  phase, training = method.phases[index], context.training
-  objectives = tuple(member.objectives[index] for member in members)
-  objective = population.common_objective(objectives)
-  needs_teacher = objective.needs_teacher
-  splits = context.dataset.splits
-  # Members that all have one order share its images.
-  seeds = tuple(member.data_seed for member in members)
-  seeds = seeds[:1] if len(set(seeds)) == 1 else seeds
-  feeds = [
-    Feed(
-      splits['train'],
-      training.batch_size,
-      training.steps_per_call,
-      # Other orders in other phases, whatever their number of epochs.
-      zlib.crc32(f'{seed}/{index}'.encode()),
-    )
-    for seed in seeds
-  ]
-  feed = feeds[0] if len(feeds) == 1 else Feeds(feeds)
-  rate = optim.schedule(
-    phase.schedule,
-    phase.learning_rate,
-    feed.steps_per_epoch,
-    phase.epochs,
-    phase.milestones,
-    phase.decay,
-    phase.warmup_epochs,
-  )
-  return loop.PhaseRun(
-    method=method.name,
-    name=phase.name,
-    members=method.names,
-    plan=steps.Plan(
-      teacher=teacher if needs_teacher else None,
-      student=net,
-      optimizer=optim.sgd(
-        rate, training.momentum, training.weight_decay, phase.frozen
-      ),
-      objective=objective,
-      frozen=phase.frozen,
-      preprocess=context.dataset.preprocess,
-      axis_name=devices.AXIS,
-    ),
-    objectives=objectives,
-    policy=policy(training.precision),
-    teacher=teacher_variables if needs_teacher else None,
-    feed=feed,
-    epochs=phase.epochs,
-    schedule=rate,
-    key=population.stack([_key(seed, index) for seed in seeds]),
-    held_out=context.held_out,
-    evaluate=evaluation.evaluator(
-      net, context.dataset.preprocess, splits[context.held_out]
-    ),
-    select_best=training.select == 'best',
-    first_call=context.first_call,
-  )

@@ -1,7 +1,7 @@
 """Checkpoints of a phase's TrainState, with Orbax.
 
 Kept are the two newest, so that one damaged checkpoint costs one epoch and not
-the run, and, where accuracies are given, the one with the highest.
+the run, and, where a selection is given, the one that is best by it.
 """
 
 import pathlib
@@ -13,9 +13,9 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from lit_jax.errors import UserError
-from lit_jax.networks.saved import first_line
+from lit_jax.errors import UserError, first_line
 from lit_jax.training.state import TrainState
+from lit_jax.training.task import Selection
 
 _KEPT = 2
 
@@ -23,20 +23,21 @@ _KEPT = 2
 class Checkpoints:
   """The checkpoints of one phase in a folder, by step."""
 
-  def __init__(self, folder: pathlib.Path, keep_best: bool = False):
+  def __init__(self, folder: pathlib.Path, selects: Selection | None = None):
     """Opens, and makes, the folder.
 
     Args:
       folder: of this phase alone.
-      keep_best: keep the checkpoint with the highest accuracy, too.
+      selects: keep the checkpoint that is best by this number, too.
     """
+    self._selects = selects
     policies: list[checkpoint_managers.PreservationPolicy] = [
       checkpoint_managers.LatestN(_KEPT)
     ]
-    if keep_best:
+    if selects is not None:
       policies.append(
         checkpoint_managers.BestN(
-          get_metric_fn=lambda metrics: metrics['accuracy'],
+          get_metric_fn=self._merit,
           n=1,
           keep_checkpoints_without_metrics=False,
         )
@@ -46,21 +47,32 @@ class Checkpoints:
       folder.resolve(),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-        best_fn=(lambda m: m['accuracy']) if keep_best else None,
+        best_fn=None if selects is None else self._merit,
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
       ),
     )
 
-  def save(self, state: TrainState, accuracy: float | None = None) -> None:
-    """Writes the state under its step; nothing if it is there already."""
-    step = int(state.step.max())
+  def _merit(self, numbers: Any) -> float:
+    """What the best checkpoint has most of."""
+    assert self._selects is not None
+    value = numbers[self._selects.key]
+    return value if self._selects.largest else -value
+
+  def save(self, state: TrainState, numbers: dict[str, float] | None) -> None:
+    """Writes the state under its step; nothing if it is there already.
+
+    Args:
+      state: with its axis of members.
+      numbers: of the evaluation, where there was one.
+    """
+    step = int(state.step[0])
     if step in self._manager.all_steps():
       return
     self._manager.save(
       step,
       args=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
-      metrics=None if accuracy is None else {'accuracy': accuracy},
+      metrics=None if self._selects is None else numbers,
       force=True,
     )
 
@@ -98,7 +110,7 @@ class Checkpoints:
     return None
 
   def restore_best(self, template: TrainState) -> TrainState | None:
-    """The state with the highest accuracy, or None where it is not readable."""
+    """The best state, or None where there is none or it is not readable."""
     step = self._manager.best_step()
     if step is None:
       return None

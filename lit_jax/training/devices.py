@@ -42,12 +42,17 @@ def map_train(program: Callable[..., Any]) -> Callable[..., Any]:
   )
 
 
-def map_evaluation(
-  program: Callable[..., Any], batch_arguments: int, arguments: int
-) -> Callable[..., Any]:
-  """An evaluation program whose last arguments are cut along their examples."""
-  axes = (None,) * (arguments - batch_arguments) + (0,) * batch_arguments
-  return jax.pmap(program, axis_name=AXIS, in_axes=axes, out_axes=None)
+def map_evaluation(program: Callable[..., Any]) -> Callable[..., Any]:
+  """A program of (arguments, batch, valid), of which the last two are cut.
+
+  They are cut along their examples, as `shard` does.
+  """
+  return jax.pmap(
+    program,
+    axis_name=AXIS,
+    in_axes=(None, 0, 0),  # pyright: ignore[reportArgumentType]
+    out_axes=None,
+  )
 
 
 def replicate(tree: Any) -> Any:
@@ -61,24 +66,22 @@ def replicate(tree: Any) -> Any:
 
 
 def shard_superbatch(superbatch: Superbatch) -> Superbatch:
-  """[…, C, batch, …] → [devices, …, C, batch / devices, …]; `count` as it is.
+  """[orders, C, batch, …] → [devices, orders, C, batch / devices, …].
 
-  Axes before C are those of a population.
+  `count` stays as it is.
   """
-  count = jax.local_device_count()
-  lead = superbatch.labels.ndim - 1
+  devices = jax.local_device_count()
 
   def cut(x):
-    batch = x.shape[lead]
-    shape = (*x.shape[:lead], count, batch // count, *x.shape[lead + 1 :])
-    return np.moveaxis(x.reshape(shape), lead, 0)
+    orders, slots, batch = x.shape[:3]
+    shape = (orders, slots, devices, batch // devices, *x.shape[3:])
+    return np.moveaxis(x.reshape(shape), 2, 0)
 
-  return superbatch._replace(
-    inputs=cut(superbatch.inputs), labels=cut(superbatch.labels)
-  )
+  inputs, labels = jax.tree.map(cut, (superbatch.inputs, superbatch.labels))
+  return Superbatch(inputs, labels, superbatch.count)
 
 
-def shard(x: np.ndarray) -> np.ndarray:
-  """[batch, …] → [devices, batch / devices, …]."""
+def shard(tree: Any) -> Any:
+  """Leaves [batch, …] → [devices, batch / devices, …]."""
   count = jax.local_device_count()
-  return x.reshape((count, -1, *x.shape[1:]))
+  return jax.tree.map(lambda x: x.reshape((count, -1, *x.shape[1:])), tree)

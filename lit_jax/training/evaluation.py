@@ -1,4 +1,4 @@
-"""A network's loss, accuracies and IR errors over a whole split.
+"""Sums over a whole split, and the IR errors of a pair.
 
 Every example counts exactly once: the last batch is padded, and the padding
 weighs nothing.
@@ -8,79 +8,77 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from lit_jax import losses
 from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Split
 from lit_jax.data.preprocess import Preprocess
-from lit_jax.training import devices, steps
+from lit_jax.training import devices
+from lit_jax.training.state import Variables
 
-Variables = dict[str, Any]
 # Large enough to be fast, small enough for any device's memory.
 _BATCH_PER_DEVICE = 250
 
+Program = Callable[..., dict[str, jax.Array]]
+Sums = dict[str, np.ndarray]
 
-class Evaluation(NamedTuple):
-  """What a network makes of a split.
 
-  Attributes:
-    loss: mean cross-entropy.
-    accuracy: part of the examples that are classified rightly, 0 to 1.
-    balanced_accuracy: mean of that part within each class that occurs.
-    confusion: int64 [classes, classes], how many examples of each label (row)
-      were taken for each class (column).
+def summed(program: Program, split: Split) -> Callable[..., Sums]:
+  """A function that adds a program's sums up over a split.
+
+  Args:
+    program: pure; of whatever the function is called with, a batch's inputs
+      and labels, and `valid`, float32 [n], 0 for the padding of the last batch.
+      Returns float32 sums over the valid examples, by name.
+    split: whose leaves [N, …] make the batches.
+
+  Returns:
+    A function of the same leading arguments that gives the sums over the split
+    and all devices, float64.
   """
 
-  loss: float
-  accuracy: float
-  balanced_accuracy: float
-  confusion: np.ndarray
+  def over_devices(arguments, batch, valid):
+    return lax.psum(program(*arguments, *batch, valid), devices.AXIS)
 
-  @property
-  def numbers(self) -> dict[str, float]:
-    """All but the matrix, by name."""
-    return {name: getattr(self, name) for name in self._fields[:3]}
+  mapped = devices.map_evaluation(over_devices)
 
+  def run(*arguments: Any) -> Sums:
+    return _total(mapped(arguments, *batch) for batch in _batches(split))
 
-def of_confusion(loss: float, confusion: np.ndarray) -> Evaluation:
-  """The accuracies that a confusion matrix tells of."""
-  right, of_label = np.diag(confusion), confusion.sum(1)
-  occurs = of_label > 0
-  return Evaluation(
-    loss,
-    float(right.sum() / confusion.sum()),
-    float((right[occurs] / of_label[occurs]).mean()),
-    confusion,
-  )
+  return run
 
 
-def evaluator(
-  net: BlockNet, preprocess: Preprocess, split: Split
-) -> Callable[[Variables], Evaluation]:
-  """A function of variables that evaluates them on the split."""
-  program = devices.map_evaluation(
-    steps.evaluation_program(net, preprocess, devices.AXIS), 3, 4
-  )
+def _batches(split: Split) -> Iterator[tuple[Split, np.ndarray]]:
+  size = _BATCH_PER_DEVICE * jax.local_device_count()
+  for start in range(0, split.examples, size):
+    rows = np.arange(start, start + size)
+    valid = (rows < split.examples).astype(np.float32)
+    batch = split.take(np.minimum(rows, split.examples - 1))
+    yield devices.shard(batch), devices.shard(valid)
 
-  def evaluate(variables: Variables) -> Evaluation:
-    sums = _total(
-      program(variables, *batch) for batch in _batches(split, labels=True)
-    )
-    return of_confusion(
-      float(sums['loss'] / sums['examples']),
-      sums['confusion'].astype(np.int64),
-    )
 
-  return evaluate
+def _total(parts) -> Sums:
+  # float64 on the host: float32 sums of a large split lose digits.
+  rows = [
+    {name: np.asarray(value, np.float64) for name, value in part.items()}
+    for part in parts
+  ]
+  return {name: np.sum([row[name] for row in rows], 0) for name in rows[0]}
+
+
+class Reader(NamedTuple):
+  """Attributes: a network, its variables, and what makes its inputs."""
+
+  net: BlockNet
+  variables: Variables
+  preprocess: Preprocess
 
 
 def ir_errors(
-  teacher: BlockNet,
-  teacher_variables: Variables,
-  student: BlockNet,
-  variables: Variables,
-  preprocess: Preprocess,
-  split: Split,
+  teacher: Reader, student: Reader, split: Split
 ) -> dict[str, dict[str, float]]:
   """The student's error at every cut, relative to the teacher's variance.
 
@@ -90,12 +88,12 @@ def ir_errors(
     teacher's IR, divided by that IR's variance over examples and elements. 0
     is the teacher's own block, 1 is a constant.
   """
-  program = devices.map_evaluation(
-    steps.ir_error_program(teacher, student, preprocess, devices.AXIS), 2, 4
+  program = ir_error_program(
+    teacher.net, teacher.preprocess, student.net, student.preprocess
   )
-  sums = _total(
-    program(teacher_variables, variables, *batch)
-    for batch in _batches(split, labels=False)
+  # Labels have no part in it.
+  sums = summed(program, Split(split.inputs, None))(
+    teacher.variables, student.variables
   )
   means = {name: value / sums['examples'] for name, value in sums.items()}
   variance = means['square'] - means['sum'] ** 2
@@ -104,27 +102,47 @@ def ir_errors(
       kind: float(means[kind][i] / variance[i])
       for kind in ('teacher_input', 'own_input')
     }
-    for i, name in enumerate(student.block_names)
+    for i, name in enumerate(student.net.block_names)
   }
 
 
-def _batches(split: Split, labels: bool) -> Iterator[tuple[np.ndarray, ...]]:
-  size = _BATCH_PER_DEVICE * jax.local_device_count()
-  count = len(split.labels)
-  for start in range(0, count, size):
-    rows = np.arange(start, start + size)
-    valid = (rows < count).astype(np.float32)
-    rows = np.minimum(rows, count - 1)
-    columns = [split.inputs[rows]]
-    if labels:
-      columns.append(split.labels[rows])
-    yield tuple(devices.shard(x) for x in (*columns, valid))
+def ir_error_program(
+  teacher: BlockNet,
+  teacher_preprocess: Preprocess,
+  student: BlockNet,
+  preprocess: Preprocess,
+) -> Program:
+  """The pure program (teacher's, student's variables, a batch, valid) → sums.
+
+  Returns by block, each [k] float32: sums over the valid examples of the
+  student's squared error against the teacher's IR ('teacher_input': the block
+  fed with the teacher's previous IR; 'own_input': with the student's own), of
+  the teacher's IR and of its square, each a mean over the elements of an
+  example; and 'examples', their number.
+  """
+
+  def program(teacher_variables, variables, inputs, labels, valid):
+    del labels
+    x = teacher_preprocess.normalize(inputs)
+    _, targets = _infer(teacher, teacher_variables, x)
+    _, own = _infer(student, variables, preprocess.normalize(inputs))
+    rows = {'teacher_input': [], 'own_input': [], 'sum': [], 'square': []}
+    for i in range(len(student.blocks)):
+      target = targets[i + 1].astype(jnp.float32)
+      fed = _infer(student, variables, targets[i], i, method='block')
+      rows['teacher_input'].append(losses.l2(fed, target))
+      rows['own_input'].append(losses.l2(own[i + 1], target))
+      axes = tuple(range(1, target.ndim))
+      rows['sum'].append(target.mean(axes))
+      rows['square'].append(jnp.square(target).mean(axes))
+    sums = {
+      name: (jnp.stack(v) * valid[None]).sum(-1) for name, v in rows.items()
+    }
+    return sums | {'examples': valid.sum()}
+
+  return program
 
 
-def _total(parts) -> dict[str, np.ndarray]:
-  # float64 on the host: float32 sums of a large split lose digits.
-  rows = [
-    {name: np.asarray(value, np.float64) for name, value in part.items()}
-    for part in parts
-  ]
-  return {name: np.sum([row[name] for row in rows], 0) for name in rows[0]}
+def _infer(net, variables, *args, **kwargs) -> Any:
+  """The network in evaluation mode."""
+  return net.apply(variables, *args, **kwargs)

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: finish the call that runs, save, and say how to go on."""
+"""Ctrl-C and SIGTERM: finish the call that runs, save, and say how to go on.
+
+An `Observer` is what a run and its caller share.
+"""
 
 import contextlib
 import os
@@ -19,29 +22,47 @@ class Interrupted(Exception):
     self.number = number
 
 
-class StopRequest:
-  """The signal that asked this run to stop, or None."""
+class Observer:
+  """Watches a run: is told of its first steps, and asked whether to stop.
 
-  number: int | None = None
+  Attributes:
+    stop: the signal that asked the run to stop, or None.
+  """
+
+  stop: int | None = None
+
+  def first_call(self, steps: int) -> str | None:
+    """Told of the first call of a phase, of so many steps, once it is done.
+
+    Returns:
+      A line to print, or None.
+    """
+    del steps
+
+  def interrupt(self, place: str) -> None:
+    """Raises Interrupted, in words, where the run was asked to stop."""
+    if self.stop is not None:
+      raise Interrupted(
+        f'stopped {place}; run the same command again to go on', self.stop
+      )
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(observer: Observer) -> Iterator[None]:
   """Catches the first SIGINT or SIGTERM; a second one stops at once."""
-  request = StopRequest()
 
   def ask(number: int, frame: types.FrameType | None) -> None:
     del frame
-    if request.number is not None:
+    if observer.stop is not None:
       raise KeyboardInterrupt
-    request.number = number
+    observer.stop = number
     # Not print: the signal may have come within a write to the same stream.
     os.write(2, b'stopping soon; once more stops at once\n')
 
   numbers = (signal.SIGINT, signal.SIGTERM)
   previous = {number: signal.signal(number, ask) for number in numbers}
   try:
-    yield request
+    yield
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)

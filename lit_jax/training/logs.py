@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorboardX
 
+from lit_jax.files import write_text
+
 METRICS = 'metrics.jsonl'
 
 
@@ -30,9 +32,7 @@ def drop_after(path: pathlib.Path, method: str, phase: str, step: int) -> float:
         continue
       seconds = max(seconds, record.get('train_seconds', 0.0))
     kept.append(line + '\n')
-  part = path.with_suffix('.part')
-  part.write_text(''.join(kept))
-  part.replace(path)
+  write_text(path, ''.join(kept))
   return seconds
 
 

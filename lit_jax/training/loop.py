@@ -4,7 +4,7 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +12,13 @@ import numpy as np
 import optax
 from rich import progress
 
-from lit_jax.data.feed import Feed, Feeds
+from lit_jax.data.feed import Feed
 from lit_jax.errors import UserError
-from lit_jax.objectives import Objective
-from lit_jax.training import devices, logs, population, state, steps
+from lit_jax.training import devices, logs, population
 from lit_jax.training.checkpoint import Checkpoints
-from lit_jax.training.evaluation import Evaluation
-from lit_jax.training.interrupt import Interrupted, StopRequest
-from lit_jax.training.precision import Policy
+from lit_jax.training.interrupt import Observer
+from lit_jax.training.state import Learners, TrainState, Variables
+from lit_jax.training.task import Evaluation, Metrics, Plan, Selection
 
 # Metrics are read back, and logged, about this often; reading waits for the
 # device.
@@ -27,10 +26,34 @@ _LOG_STEPS = 100
 # A checkpoint stands at the end of every epoch, and this often within one.
 _SAVE_SECONDS = 600.0
 
-Variables = dict[str, Any]
-# Given the number of steps of a phase's first call, once they are done; returns
-# a line to print, or None.
-FirstCall = Callable[[int], str | None]
+
+class HeldOut(NamedTuple):
+  """How a phase is judged after every epoch.
+
+  Attributes:
+    split: name of the split.
+    evaluate: of a member's learners on it.
+    selects: the number by which the phase ends with its best epoch's networks,
+      and not with its last; None for the last.
+  """
+
+  split: str
+  evaluate: Callable[[Learners], Evaluation]
+  selects: Selection | None = None
+
+
+class Constants(NamedTuple):
+  """What every call of a phase's program is given.
+
+  Attributes:
+    teacher: the teacher's variables; None where it does not run.
+    objectives: stacked, leaves [members].
+    keys: of the phase, [orders of the data].
+  """
+
+  teacher: Variables | None
+  objectives: Any
+  keys: jax.Array
 
 
 class PhaseRun(NamedTuple):
@@ -39,38 +62,24 @@ class PhaseRun(NamedTuple):
   Attributes:
     method: the method's name.
     name: the phase's name.
-    members: names of the students that are trained together; a lone one has
-      the method's.
-    plan: networks, optimiser, objective and preprocessing.
-    objectives: of each member.
-    policy: of the precision.
-    teacher: the teacher's variables; None where it does not run.
-    feed: of the training split; `Feeds` where members differ in their data.
+    members: names of the students that are trained together.
+    plan: task, networks, optimisers and preprocessing.
+    constants: the other arguments of its program.
+    feed: of the training split, with one order of data or one a member.
     epochs: length of the phase.
     schedule: the learning rate by step, for the log.
-    key: the phase's random key; one of each member where they differ.
-    held_out: name of the split that is evaluated after each epoch.
-    evaluate: of variables on that split.
-    select_best: whether the phase ends with its best epoch's network, by
-      accuracy on that split, and not with its last.
-    first_call: told of the first call, the one that compiles.
+    held_out: how it is judged.
   """
 
   method: str
   name: str
   members: tuple[str, ...]
-  plan: steps.Plan
-  objectives: tuple[Objective, ...]
-  policy: Policy
-  teacher: Variables | None
-  feed: Feed | Feeds
+  plan: Plan
+  constants: Constants
+  feed: Feed
   epochs: int
   schedule: optax.Schedule
-  key: jax.Array
-  held_out: str
-  evaluate: Callable[[Variables], Evaluation]
-  select_best: bool
-  first_call: FirstCall | None = None
+  held_out: HeldOut
 
   @property
   def total_steps(self) -> int:
@@ -78,25 +87,14 @@ class PhaseRun(NamedTuple):
 
 
 class PhaseResult(NamedTuple):
-  """Attributes: a network's variables, and seconds spent training it."""
+  """Attributes: a member's networks, and seconds spent training them."""
 
-  variables: Variables
+  learners: Learners
   train_seconds: float
 
 
-class _Waiting(NamedTuple):
-  """The metrics of a call that may still be running."""
-
-  first_step: int
-  count: int
-  metrics: steps.Metrics
-
-
 def run(
-  phase: PhaseRun,
-  workdir: pathlib.Path,
-  variables: Sequence[Variables],
-  stop: StopRequest,
+  phase: PhaseRun, workdir: pathlib.Path, first: TrainState, observer: Observer
 ) -> tuple[PhaseResult, ...]:
   """Trains a phase to its end, resuming it where a checkpoint stands.
 
@@ -104,8 +102,8 @@ def run(
     phase: what to run.
     workdir: its checkpoints go to `method/name/` below, its records to
       `metrics.jsonl` and `tensorboard/`.
-    variables: each member's network at the phase's start.
-    stop: asked after every call.
+    first: the state at the phase's start, leaves [members, …].
+    observer: asked after every call whether to stop.
 
   Returns:
     Each member's; the seconds are its even share.
@@ -115,106 +113,233 @@ def run(
     UserError: the loss is NaN or infinite; the last good checkpoint stays.
   """
   folder = workdir / phase.method / phase.name
-  checkpoints = Checkpoints(folder, keep_best=phase.select_best)
-  first = devices.replicate(
-    population.stack(
-      [
-        state.begin_phase(own, phase.plan.optimizer, phase.policy)
-        for own in variables
-      ]
-    )
-  )
-  current = checkpoints.restore(first) or first
-  current = devices.replicate(current)
-  step = int(current.step.max())
-  seconds = 0.0
-  for name in phase.members:
-    seconds += logs.drop_after(workdir / logs.METRICS, name, phase.name, step)
+  checkpoints = Checkpoints(folder, phase.held_out.selects)
+  first = devices.replicate(first)
   try:
+    # Restored arrays are laid out as a program returns them: it compiles once.
+    current = devices.replicate(checkpoints.restore(first) or first)
+    step, seconds = int(current.step[0]), 0.0
+    for name in phase.members:
+      seconds += logs.drop_after(workdir / logs.METRICS, name, phase.name, step)
     if step < phase.total_steps:
-      with contextlib.ExitStack() as stack:
-        records = [
-          stack.enter_context(
-            contextlib.closing(logs.PhaseLog(workdir, name, phase.name, step))
-          )
-          for name in phase.members
-        ]
-        current, seconds = _train(
-          phase, folder, current, checkpoints, records, seconds, stop
-        )
-    if phase.select_best:
+      with _logs(phase, workdir, step) as records:
+        stretch = _Stretch(phase, folder, checkpoints, records, observer)
+        current, seconds = stretch.train(current, seconds)
+    if phase.held_out.selects is not None:
       current = checkpoints.restore_best(current) or current
   finally:
     checkpoints.close()
   share = seconds / len(phase.members)
-  return tuple(PhaseResult(v, share) for v in _networks(phase, current))
+  return tuple(PhaseResult(own, share) for own in _members(phase, current))
 
 
-def _networks(phase, current):
-  return population.unstack(current.variables, len(phase.members))
+@contextlib.contextmanager
+def _logs(phase, workdir, step):
+  """The open log of each member."""
+  with contextlib.ExitStack() as stack:
+    yield [
+      stack.enter_context(
+        contextlib.closing(logs.PhaseLog(workdir, name, phase.name, step))
+      )
+      for name in phase.members
+    ]
 
 
-def _train(phase, folder, current, checkpoints, records, seconds, stop):
-  """Runs the steps that are left; the last state and the training seconds."""
-  program = devices.map_train(
-    population.train_program(
-      phase.plan, len(phase.members), isinstance(phase.feed, Feed)
+def _members(phase, current) -> tuple[Learners, ...]:
+  """Each member's learners, on all devices."""
+  members = population.unstack(current.variables, len(phase.members))
+  return tuple(map(devices.replicate, members))
+
+
+class _Waiting(NamedTuple):
+  """The metrics of a call that may still be running."""
+
+  first_step: int
+  count: int
+  metrics: Metrics
+
+
+class _Stretch:
+  """The steps of a phase that this process makes."""
+
+  def __init__(
+    self,
+    phase: PhaseRun,
+    folder: pathlib.Path,
+    checkpoints: Checkpoints,
+    records: list[logs.PhaseLog],
+    observer: Observer,
+  ):
+    self._phase, self._folder = phase, folder
+    self._checkpoints, self._records = checkpoints, records
+    self._observer = observer
+    self._waiting: list[_Waiting] = []
+
+  def train(self, current: TrainState, seconds: float):
+    """Runs the steps that are left; the last state and the training seconds."""
+    phase = self._phase
+    program = devices.map_train(
+      population.train_program(
+        phase.plan, len(phase.members), len(phase.constants.keys)
+      )
     )
-  )
-  objectives = population.stack(phase.objectives)
-  teacher = None if phase.teacher is None else devices.replicate(phase.teacher)
-  waiting: list[_Waiting] = []
-  step = begin = int(current.step.max())
-  saved = time.monotonic()
-  clock = _Clock(seconds)
-  with _ProgressBar(phase, step) as bar:
-    while step < phase.total_steps:
-      with clock.waiting():
-        superbatch = phase.feed.superbatch(step)
-      current, metrics = program(
-        current,
-        teacher,
-        devices.shard_superbatch(superbatch),
-        objectives,
-        phase.key,
+    constants = phase.constants
+    if constants.teacher is not None:
+      teacher = devices.replicate(constants.teacher)
+      constants = constants._replace(teacher=teacher)
+    step = begin = int(current.step[0])
+    saved = time.monotonic()
+    self._clock = _Clock(seconds)
+    with _ProgressBar(phase, step) as self._bar:
+      while step < phase.total_steps:
+        with self._clock.waiting():
+          superbatch = phase.feed.superbatch(step)
+        current, metrics = program(
+          current,
+          constants.teacher,
+          devices.shard_superbatch(superbatch),
+          constants.objectives,
+          constants.keys,
+        )
+        count = int(superbatch.count)
+        if step == begin:
+          self._tell_first(count, metrics)
+        self._waiting.append(_Waiting(step, count, metrics))
+        step += count
+        ends_epoch = step % phase.feed.steps_per_epoch == 0
+        must_save = (
+          ends_epoch
+          or self._observer.stop is not None
+          or time.monotonic() - saved > _SAVE_SECONDS
+        )
+        self._read(everything=must_save)
+        if must_save:
+          self._save(current, step, ends_epoch)
+          saved = time.monotonic()
+          self._clock.restart()
+          self._stop(step)
+    return current, self._clock.seconds
+
+  def _tell_first(self, count, metrics):
+    """The first call is the one that compiles."""
+    jax.block_until_ready(metrics)
+    if line := self._observer.first_call(count):
+      self._bar.line(line)
+
+  def _read(self, everything):
+    """Logs the calls that are done.
+
+    All but the newest, so that the device is never idle; all of them before a
+    checkpoint, which must hold finite numbers only.
+    """
+    ready = self._waiting if everything else self._waiting[:-1]
+    if everything or sum(call.count for call in ready) >= _LOG_STEPS:
+      columns = _columns(ready)
+      self._clock.read()
+      self._report(ready, columns)
+      self._waiting = self._waiting[len(ready) :]
+
+  def _save(self, current, step, ends_epoch):
+    numbers = self._evaluate(current, step) if ends_epoch else None
+    self._check_parameters(current, step)
+    self._checkpoints.save(current, numbers)
+
+  def _stop(self, step):
+    phase = self._phase
+    if step < phase.total_steps:
+      self._observer.interrupt(
+        f'in {phase.method}/{phase.name} at step {step} of '
+        f'{phase.total_steps} and saved it'
       )
-      count = int(superbatch.count)
-      if step == begin and phase.first_call is not None:
-        jax.block_until_ready(metrics)
-        if line := phase.first_call(count):
-          bar.line(line)
-      waiting.append(_Waiting(step, count, metrics))
-      step += count
-      ends_epoch = step % phase.feed.steps_per_epoch == 0
-      must_save = (
-        ends_epoch
-        or stop.number is not None
-        or time.monotonic() - saved > _SAVE_SECONDS
+
+  def _report(self, ready, columns):
+    """Checks metrics, and writes each member's mean as one record."""
+    self._check_finite(ready[0].first_step, columns)
+    step = ready[-1].first_step + ready[-1].count
+    shared = {
+      'learning_rate': float(np.asarray(self._phase.schedule(step - 1))),
+      'train_seconds': self._share(),
+      'data_share': round(self._clock.data_share, 6),
+    }
+    epoch = step / self._phase.feed.steps_per_epoch
+    for member, log in enumerate(self._records):
+      means = {
+        n: float(column[:, member].mean()) for n, column in columns.items()
+      }
+      log.write('train', step, epoch, means | shared)
+    self._bar(step, {n: float(column.mean()) for n, column in columns.items()})
+
+  def _share(self):
+    return round(self._clock.seconds / len(self._phase.members), 3)
+
+  def _evaluate(self, current, step) -> dict[str, float]:
+    """After an epoch: each member's record and line; the mean numbers."""
+    phase, split = self._phase, self._phase.held_out.split
+    epoch = step // phase.feed.steps_per_epoch
+    found = []
+    for member, own in enumerate(_members(phase, current)):
+      name = f'{phase.members[member]}/{phase.name}'
+      values = phase.held_out.evaluate(own)
+      if not math.isfinite(values.numbers['loss']):
+        raise UserError(
+          f'the {split} loss is {values.numbers["loss"]} after epoch {epoch} '
+          f'of {name}; the checkpoint before it is kept'
+        )
+      record = values.numbers | {'train_seconds': self._share()}
+      self._records[member].write(split, step, epoch, record)
+      left_out = ''
+      if current.loss_scale is not None:
+        left_out = f'  {int(current.skipped[member])} steps skipped'
+      self._bar.line(
+        f'{name} epoch {epoch}/{phase.epochs}  {split} {values.line}  '
+        f'{self._clock.seconds:.0f} s  waiting for data '
+        f'{100 * self._clock.data_share:.1f} %{left_out}'
       )
-      # All but the newest call, so that the device is never idle; all of
-      # them before a checkpoint, which must hold finite numbers only.
-      ready = waiting if must_save else waiting[:-1]
-      if must_save or sum(call.count for call in ready) >= _LOG_STEPS:
-        columns = _read(ready)
-        clock.read()
-        _report(phase, folder, ready, columns, clock, records, bar)
-        waiting = waiting[len(ready) :]
-      if must_save:
-        accuracy = None
-        if ends_epoch:
-          accuracy = _evaluate(phase, current, step, clock, records, bar)
-        _check_parameters(phase, folder, current, step)
-        checkpoints.save(current, accuracy if phase.select_best else None)
-        saved = time.monotonic()
-        clock.restart()
-        if stop.number is not None and step < phase.total_steps:
-          raise Interrupted(
-            f'stopped in {phase.method}/{phase.name} at step {step} of '
-            f'{phase.total_steps} and saved it; run the same command again '
-            'to go on',
-            stop.number,
-          )
-  return current, clock.seconds
+      found.append(values.numbers)
+    return {key: sum(n[key] for n in found) / len(found) for key in found[0]}
+
+  def _check_finite(self, first_step, columns):
+    bad = ~np.isfinite(columns['loss'])
+    if 'skipped' in columns:
+      # fp16 skips such steps and lowers its scale; below 1 there is no way out.
+      bad &= (columns['skipped'] == 0) | (columns['loss_scale'] < 1)
+    if bad.any():
+      i, member = np.argwhere(bad)[0]
+      phase = self._phase
+      raise UserError(
+        f'the loss is {columns["loss"][i, member]} at step '
+        f'{first_step + i + 1} of {phase.members[member]}/{phase.name}; '
+        f'{self._way_out()}'
+      )
+
+  def _check_parameters(self, current, step):
+    """A step's loss tells of the parameters before it, not after."""
+    phase = self._phase
+    for name, own in zip(phase.members, _members(phase, current), strict=True):
+      params = {learner: v['params'] for learner, v in own.items()}
+      if not math.isfinite(optax.tree.norm(params)):
+        raise UserError(
+          f'parameters are NaN or infinite after step {step} of {name}/'
+          f'{phase.name}; {self._way_out()}'
+        )
+
+  def _way_out(self):
+    # One member that diverges ends its whole population.
+    many = len(self._phase.members) > 1
+    without = ' or leave that member out,' if many else ''
+    return (
+      f'the last good checkpoint in {self._folder} is kept. Lower the learning '
+      f'rate, or train in fp32,{without} in a new workdir'
+    )
+
+
+def _columns(ready):
+  """The metrics of these calls, each [steps, members]; waits for the device."""
+  values: dict[str, list[np.ndarray]] = {}
+  for call in ready:
+    for name, array in jax.device_get(call.metrics).items():
+      values.setdefault(name, []).append(array[: call.count])
+  return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 class _Clock:
@@ -250,98 +375,6 @@ class _Clock:
   def data_share(self) -> float:
     """0 to 1, since this process began the phase."""
     return self._waited / max(self.seconds - self._begin, 1e-9)
-
-
-def _read(ready):
-  """The metrics of these calls, each [steps, members]; waits for the device."""
-  values: dict[str, list[np.ndarray]] = {}
-  for call in ready:
-    for name, array in jax.device_get(call.metrics).items():
-      used = array[: call.count].reshape((call.count, -1))
-      values.setdefault(name, []).append(used)
-  return {name: np.concatenate(parts) for name, parts in values.items()}
-
-
-def _report(phase, folder, ready, columns, clock, records, bar):
-  """Checks metrics, and writes each member's mean as one record."""
-  _check_finite(phase, folder, ready[0].first_step, columns)
-  step = ready[-1].first_step + ready[-1].count
-  shared = {
-    'learning_rate': float(phase.schedule(step - 1)),
-    'train_seconds': _share(phase, clock.seconds),
-    'data_share': round(clock.data_share, 6),
-  }
-  for member, log in enumerate(records):
-    means = {
-      n: float(column[:, member].mean()) for n, column in columns.items()
-    }
-    epoch = step / phase.feed.steps_per_epoch
-    log.write('train', step, epoch, means | shared)
-  bar(step, {name: float(column.mean()) for name, column in columns.items()})
-
-
-def _share(phase, seconds):
-  return round(seconds / len(phase.members), 3)
-
-
-def _check_finite(phase, folder, first_step, columns):
-  bad = ~np.isfinite(columns['loss'])
-  if 'skipped' in columns:
-    # fp16 skips such steps and lowers its scale; below 1 there is no way out.
-    bad &= (columns['skipped'] == 0) | (columns['loss_scale'] < 1)
-  if bad.any():
-    i, member = np.argwhere(bad)[0]
-    raise UserError(
-      f'the loss is {columns["loss"][i, member]} at step {first_step + i + 1} '
-      f'of {phase.members[member]}/{phase.name}; the last good checkpoint in '
-      f'{folder} is kept. Lower the learning rate, or train in fp32,'
-      f'{_without(phase)} in a new workdir'
-    )
-
-
-def _without(phase):
-  """One member that diverges ends its whole population."""
-  return ' or leave that member out,' if len(phase.members) > 1 else ''
-
-
-def _check_parameters(phase, folder, current, step):
-  """A step's loss tells of the parameters before it, not after."""
-  for name, own in zip(phase.members, _networks(phase, current), strict=True):
-    if not math.isfinite(optax.tree.norm(own['params'])):
-      raise UserError(
-        f'parameters are NaN or infinite after step {step} of {name}/'
-        f'{phase.name}; the last good checkpoint in {folder} is kept. Lower '
-        f'the learning rate, or train in fp32,{_without(phase)} in a new '
-        'workdir'
-      )
-
-
-def _evaluate(phase, current, step, clock, records, bar):
-  """After an epoch: each member's record and line; the mean accuracy."""
-  skipped = current.skipped.reshape(-1)
-  accuracies = []
-  for member, own in enumerate(_networks(phase, current)):
-    name = f'{phase.members[member]}/{phase.name}'
-    values = phase.evaluate(own)
-    epoch = step // phase.feed.steps_per_epoch
-    if not math.isfinite(values.loss):
-      raise UserError(
-        f'the {phase.held_out} loss is {values.loss} after epoch {epoch} of '
-        f'{name}; the checkpoint before it is kept'
-      )
-    record = values.numbers | {'train_seconds': _share(phase, clock.seconds)}
-    records[member].write(phase.held_out, step, epoch, record)
-    left_out = ''
-    if current.loss_scale is not None:
-      left_out = f'  {int(skipped[member])} steps skipped'
-    bar.line(
-      f'{name} epoch {epoch}/{phase.epochs}  {phase.held_out} loss '
-      f'{values.loss:.4f} accuracy {100 * values.accuracy:.2f} %  '
-      f'{clock.seconds:.0f} s  waiting for data {100 * clock.data_share:.1f} %'
-      f'{left_out}'
-    )
-    accuracies.append(values.accuracy)
-  return sum(accuracies) / len(accuracies)
 
 
 class _ProgressBar:

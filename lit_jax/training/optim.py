@@ -1,5 +1,6 @@
 """A phase's learning-rate schedule and optimiser."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -84,21 +85,60 @@ def labels(params: dict[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:
   }
 
 
-def sgd(
-  learning_rate: optax.Schedule,
-  momentum: float,
-  weight_decay: float,
-  frozen: tuple[str, ...] = (),
-) -> optax.GradientTransformation:
+@dataclasses.dataclass(frozen=True)
+class Sgd:
   """SGD with momentum; weight decay is added to the gradient, as in PyTorch.
 
-  Frozen parts get no update and take no optimiser state.
+  Attributes:
+    momentum: 0 is none.
+    weight_decay: times the parameters, added to the gradient.
   """
-  learns = optax.chain(
-    optax.add_decayed_weights(weight_decay),
-    optax.sgd(learning_rate, momentum=momentum),
-  )
+
+  momentum: float = 0.9
+  weight_decay: float = 1e-4
+
+  def rule(self, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The update at that learning rate, of all parameters."""
+    return optax.chain(
+      optax.add_decayed_weights(self.weight_decay),
+      optax.sgd(rate, momentum=self.momentum),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+  """Adam (Kingma & Ba 2015).
+
+  Attributes:
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+  """
+
+  b1: float = 0.9
+  b2: float = 0.999
+
+  def rule(self, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The update at that learning rate, of all parameters."""
+    return optax.adam(rate, b1=self.b1, b2=self.b2)
+
+
+Optimizer = Sgd | Adam
+OPTIMIZERS = {'sgd': Sgd, 'adam': Adam}
+
+
+def optimizer(
+  settings: Optimizer, rate: optax.Schedule, frozen: tuple[str, ...] = ()
+) -> optax.GradientTransformation:
+  """An optimiser of the parts that learn.
+
+  Frozen parts get no update and take no optimiser state.
+
+  Args:
+    settings: which one.
+    rate: learning rate by step.
+    frozen: top-level parts that do not learn.
+  """
   return optax.multi_transform(
-    {LEARNS: learns, FROZEN: optax.set_to_zero()},
+    {LEARNS: settings.rule(rate), FROZEN: optax.set_to_zero()},
     lambda params: labels(params, frozen),
   )

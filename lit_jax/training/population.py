@@ -1,96 +1,152 @@
-"""Several students trained at once by one program.
+"""The train program as it is called: for one student, or for several at once.
 
-Members differ in their initial values and in α, β and τ. Their states, and
-whatever else belongs to each, are stacked along a leading axis; a student that
-is trained alone has no such axis. Members that see the same inputs share them,
-and the teacher's outputs for them; otherwise each brings its own.
+At its edge every state, objective and metric has an axis of members, also
+where there is one. Members differ in their initial values and in α, β and τ.
+Those that see the same inputs share one order of data, and the teacher's
+outputs for it; otherwise each brings its own.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lit_jax.data.feed import Superbatch
 from lit_jax.errors import UserError
 from lit_jax.layers import on_cpu
-from lit_jax.objectives import Objective
+from lit_jax.objectives import TERMS, Objective
 from lit_jax.training import steps
+from lit_jax.training.task import Plan
 
 
 def stack(trees: Sequence[Any]) -> Any:
-  """One tree of the members' trees; a lone member's as it is."""
-  if len(trees) == 1:
-    return trees[0]
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+  """One tree of the members' trees: leaves [members, …], on the host.
+
+  Random keys stay where they are.
+  """
+  return jax.tree.map(lambda *leaves: _stacked(leaves), *trees)
+
+
+def _stacked(leaves):
+  first = leaves[0]
+  if isinstance(first, jax.Array) and jnp.issubdtype(
+    first.dtype, jax.dtypes.prng_key
+  ):
+    return jnp.stack(leaves)
+  # By NumPy, for which nothing is compiled.
+  return np.stack([np.asarray(leaf) for leaf in leaves])
 
 
 def unstack(tree: Any, count: int) -> tuple[Any, ...]:
-  """The members' trees; the inverse of `stack`."""
-  if count == 1:
-    return (tree,)
+  """The members' trees, on the host; the inverse of `stack`."""
+  tree = jax.device_get(tree)
   return tuple(jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count))
 
 
-def common_objective(objectives: Sequence[Objective]) -> Objective:
-  """An objective that computes every term that one of these gives weight to.
+def common_terms(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
+  """The objectives, each computing every term that one of them needs.
+
+  They are then of one structure, and can be stacked.
 
   Raises:
     UserError: they differ in more than α, β and τ, or in whether statistics
       have a second pass to follow.
   """
-  first = objectives[0]
-  structure = jax.tree.structure(first)
-  if any(jax.tree.structure(other) != structure for other in objectives):
+  structures = {
+    jax.tree.structure(own.replace(terms=TERMS)) for own in objectives
+  }
+  if len(structures) > 1:
     raise UserError('members of a population differ in α, β and τ alone')
-  if first.running_statistics == 'both' and (
-    len({o.needs_irs for o in objectives}) > 1
+  if objectives[0].running_statistics == 'both' and (
+    len({own.computes('ir') for own in objectives}) > 1
   ):
     raise UserError(
       "running_statistics 'both' follow a pass that a member of beta 1 has "
       'not; train that one by itself'
     )
-  # Between the least and the greatest, so that 0 and 1 together need both.
-  beta = sum(o.beta for o in objectives) / len(objectives)
-  alpha = min(o.alpha for o in objectives)
-  return dataclasses.replace(first, alpha=alpha, beta=beta)
+  terms = tuple(t for t in TERMS if any(o.computes(t) for o in objectives))
+  return tuple(own.replace(terms=terms) for own in objectives)
 
 
-def train_program(
-  plan: steps.Plan, count: int, shared_data: bool
-) -> Callable[..., Any]:
-  """`steps.train_program` for so many members.
+def train_program(plan: Plan, members: int = 1, orders: int = 1) -> Any:
+  """The pure program of so many members, with its axes.
 
   Args:
-    plan: with the members' `common_objective`.
-    count: of members; 1 is the plain program.
-    shared_data: whether all see the same inputs.
+    plan: what it is compiled for.
+    members: students that are trained together.
+    orders: of the data: 1, which all members share, or one for each.
 
   Returns:
-    A function like that of `steps.train_program`. States and objectives are
-    stacked, and so are superbatches and keys where data is not shared. Metrics
-    are [C, members] float32.
+    A function of
+      states: TrainState, leaves [members, …].
+      teacher: the teacher's variables (not used where it does not run).
+      superbatch: leaves [orders, C, n, …], and `count`.
+      objectives: leaves [members].
+      keys: [orders].
+    that returns the states `count` steps on, and metrics [C, members] float32
+    whose first `count` rows hold.
   """
-  if count == 1:
-    return steps.train_program(plan)
-  if shared_data:
-    return steps.train_program(plan, over_members)
-  alone = steps.train_program(plan)
+  if members == 1:
+    return _alone(steps.train_program(plan))
+  if orders == 1:
+    return _on_shared_data(steps.train_program(plan, over_members))
+  return _on_own_data(steps.train_program(plan))
 
-  def program(states, teacher, superbatch: Superbatch, objectives, keys):
+
+def _first(tree):
+  return jax.tree.map(lambda x: x[0], tree)
+
+
+def _batches(superbatch: Superbatch, pick: Callable[[Any], Any]) -> Superbatch:
+  """The superbatch of one order."""
+  return Superbatch(
+    pick(superbatch.inputs), pick(superbatch.labels), superbatch.count
+  )
+
+
+def _alone(program):
+  """A lone member has no axis within, so that nothing is computed for it."""
+
+  def run(states, teacher, superbatch, objectives, keys):
+    state, objective = _first(states), _first(objectives)
+    state, metrics = program(
+      state, teacher, _batches(superbatch, _first), objective, state.step,
+      keys[0],
+    )  # fmt: skip
+    return (
+      jax.tree.map(lambda x: x[None], state),
+      jax.tree.map(lambda m: m[:, None], metrics),
+    )
+
+  return run
+
+
+def _on_shared_data(program):
+  def run(states, teacher, superbatch, objectives, keys):
+    return program(
+      states, teacher, _batches(superbatch, _first), objectives,
+      # All members are at the same step.
+      states.step[0], keys[0],
+    )  # fmt: skip
+
+  return run
+
+
+def _on_own_data(program):
+  def run(states, teacher, superbatch, objectives, keys):
     def member(state, inputs, labels, objective, key):
       own = Superbatch(inputs, labels, superbatch.count)
-      return alone(state, teacher, own, objective, key)
+      return program(state, teacher, own, objective, states.step[0], key)
 
     states, metrics = over_members(member)(
       states, superbatch.inputs, superbatch.labels, objectives, keys
     )
     return states, jax.tree.map(lambda m: m.swapaxes(0, 1), metrics)
 
-  return program
+  return run
 
 
 def over_members(function: Callable[..., Any]) -> Callable[..., Any]:

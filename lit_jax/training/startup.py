@@ -8,6 +8,8 @@ import warnings
 
 import jax
 
+from lit_jax.training.interrupt import Observer
+
 _CACHE = 'cache'
 _EVENTS = '/jax/compilation_cache/'
 # Both exist since jax 0.4; a hit is one of the requests.
@@ -76,7 +78,7 @@ def keep_programs(workdir: pathlib.Path) -> None:
   )
 
 
-class FirstSteps:
+class FirstSteps(Observer):
   """Says, once, how long the first steps took from the process's start.
 
   Made before anything compiles, for it counts the programs as well.
@@ -87,7 +89,7 @@ class FirstSteps:
     self._events = collections.Counter()
     jax.monitoring.register_event_listener(self._count)
 
-  def __call__(self, steps: int) -> str | None:
+  def first_call(self, steps: int) -> str | None:
     """A line after the first call, of so many steps; None after any later."""
     if self._said:
       return None

@@ -1,5 +1,6 @@
 """The state of a phase, and how it begins."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,55 +12,91 @@ from flax.training.dynamic_scale import DynamicScale
 from lit_jax.errors import UserError
 from lit_jax.training.precision import Policy
 
+Variables = dict[str, Any]
+# A network's variables, by the learner's name.
+Learners = dict[str, Variables]
+# The learner that every task has: the network that is compressed.
+STUDENT = 'student'
+
+
+class Learner(struct.PyTreeNode):
+  """One network that learns.
+
+  Attributes:
+    params: its parameters, float32.
+    batch_stats: its running batch-norm statistics, float32.
+    opt_state: the optimiser's state of the parts that learn.
+  """
+
+  params: dict[str, Any]
+  batch_stats: dict[str, Any]
+  opt_state: optax.OptState
+
+  @property
+  def variables(self) -> Variables:
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
 
 class TrainState(struct.PyTreeNode):
   """All that a checkpoint holds.
 
+  At the edge of a program every leaf has a leading axis [members], that of the
+  students that are trained together, also where there is but one.
+
   Attributes:
     step: int32, steps taken in this phase.
-    params: the student's parameters, float32.
-    batch_stats: its running batch-norm statistics, float32.
-    opt_state: the optimiser's state of the parts that learn.
+    learners: the networks that learn, by name.
     loss_scale: under fp16, else None.
     skipped: int32, steps not taken since the gradients were not finite.
   """
 
   step: jax.Array
-  params: dict[str, Any]
-  batch_stats: dict[str, Any]
-  opt_state: optax.OptState
+  learners: dict[str, Learner]
   loss_scale: DynamicScale | None
   skipped: jax.Array
 
   @property
-  def variables(self) -> dict[str, Any]:
-    return {'params': self.params, 'batch_stats': self.batch_stats}
+  def variables(self) -> Learners:
+    """The variables of every learner."""
+    return {name: own.variables for name, own in self.learners.items()}
+
+  @property
+  def student(self) -> Learner:
+    return self.learners[STUDENT]
 
 
 def begin_phase(
-  variables: dict[str, Any],
-  optimizer: optax.GradientTransformation,
+  learners: Learners,
+  optimizers: Mapping[str, optax.GradientTransformation],
   policy: Policy,
 ) -> TrainState:
-  """A phase's first state: new optimiser, the given network carried over."""
+  """One member's first state: new optimisers, the given networks carried over.
+
+  Args:
+    learners: the variables of each network that learns.
+    optimizers: of each.
+    policy: of the precision.
+  """
   # Copies, for the step program donates its state.
-  params, batch_stats = jax.tree.map(
-    lambda x: jnp.array(x, copy=True),
-    (variables['params'], variables['batch_stats']),
-  )
+  learners = jax.tree.map(lambda x: jnp.array(x, copy=True), dict(learners))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=params,
-    batch_stats=batch_stats,
-    opt_state=optimizer.init(params),
+    learners={
+      name: Learner(
+        own['params'],
+        own['batch_stats'],
+        optimizers[name].init(own['params']),
+      )
+      for name, own in learners.items()
+    },
     loss_scale=policy.initial_scale(),
     skipped=jnp.zeros((), jnp.int32),
   )
 
 
 def copy_parts(
-  source: dict[str, Any], target: dict[str, Any], parts: tuple[str, ...]
-) -> dict[str, Any]:
+  source: Variables, target: Variables, parts: tuple[str, ...]
+) -> Variables:
   """`target` with the named parts of `source`, parameters and statistics.
 
   Raises:

@@ -1,0 +1,71 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+from typing import Any
+
+# What a file system says that cannot put a folder's entries on the disk.
+_NO_SUCH_SYNC = (errno.EINVAL, errno.ENOTSUP)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a file in UTF-8, whole or not at all.
+
+  Whoever reads the path, also after a crash or a power cut at any moment,
+  finds the file as it was before or the whole new one. On return the new one
+  is on the disk. The folder must exist; several processes may write at once,
+  and the last one stands.
+
+  Args:
+    path: is made or replaced.
+    text: the content.
+
+  Raises:
+    OSError: the file cannot be written. Unless it is the folder's entry alone
+      that could not be put on the disk, the path is as it was before.
+    UnicodeEncodeError: the text has lone surrogates; nothing is touched.
+  """
+  path = pathlib.Path(path)
+  content = text.encode('utf-8')
+  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  try:
+    with part.open('wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  except BaseException:
+    # The first error is the one to tell of.
+    with contextlib.suppress(OSError):
+      part.unlink()
+    raise
+  sync_folder(path.parent)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+  """Writes a value as indented JSON, with `write_text`'s guarantee.
+
+  Args:
+    path: is made or replaced.
+    value: JSON values.
+
+  Raises:
+    OSError: as `write_text`.
+    TypeError: the value is no JSON; nothing is touched.
+  """
+  write_text(path, json.dumps(value, indent=2) + '\n')
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+  """Puts the folder's entries on the disk, where the file system can."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError as error:
+    if error.errno not in _NO_SUCH_SYNC:
+      raise
+  finally:
+    os.close(descriptor)

@@ -1,0 +1,246 @@
+"""The results as one self-contained HTML page."""
+
+import base64
+import json
+import math
+import os
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from lit_jax import files
+from lit_jax.errors import UserError
+from lit_jax.report import columns, rows
+from lit_jax.report.columns import FORMATS, TEACHER
+from lit_jax.report.rows import NUMBER, Results, Row
+
+if TYPE_CHECKING:
+  from lit_jax.report import plots
+
+_LOSS = 'loss'
+
+Record = Mapping[str, Any]
+
+
+def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
+  """Writes `report.html`, which loads nothing from anywhere else.
+
+  Args:
+    workdir: folder with `results.json` and, for the curves, `metrics.jsonl`.
+
+  Returns:
+    The path of the page.
+
+  Raises:
+    UserError: `results.json` cannot be read or is malformed, or the page
+      cannot be written.
+  """
+  workdir = pathlib.Path(workdir)
+  source, path = workdir / 'results.json', workdir / 'report.html'
+  results = _read_results(source)
+  records = _read_metrics(workdir / 'metrics.jsonl')
+  page = _html(results, records, str(source))
+  try:
+    # JSON can hold half of a surrogate pair, and UTF-8 cannot.
+    files.write_text(path, page.encode('utf-8', 'replace').decode('utf-8'))
+  except OSError as error:
+    raise UserError(f'{path}: cannot write: {error.strerror}') from error
+  return path
+
+
+def _html(results: Results, records: Sequence[Record], where: str) -> str:
+  shown = columns.of(results, where)
+  found = rows.of(results, where)
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  return environment.get_template('report.html.j2').render(
+    results=results,
+    columns=shown,
+    cells=columns.cells(results, shown),
+    explained=' '.join(dict.fromkeys(c.note for c in shown if c.note)),
+    confusions=_confusions(found),
+    class_names=_class_names(results, found),
+    bars=_bars(found),
+    **_curves(results, records, where),
+  )
+
+
+# The figures.
+
+
+def _curves(
+  results: Results, records: Sequence[Record], where: str
+) -> dict[str, Any]:
+  """All methods' selected metric in one image, and each method's images."""
+  # Here, for matplotlib takes long to import, and a run's start needs no plot.
+  from lit_jax.report import plots
+
+  selected = _selected(results, where)
+  metrics = [*selected, plots.Metric(_LOSS, _LOSS, _LOSS, logarithmic=True)]
+  methods = [row['method'] for row in results['rows']]
+  tracks = _tracks(records, methods, [metric.key for metric in metrics])
+  overviews = [plots.overview(tracks, metric) for metric in selected]
+  return {
+    'overviews': {
+      metric.name: _image(svg)
+      for metric, svg in zip(selected, overviews, strict=True)
+      if svg
+    },
+    'curves': {
+      method: {
+        metric.name: _image(svg)
+        for metric in metrics
+        if (svg := plots.curve(phases, metric))
+      }
+      for method, phases in tracks.items()
+    },
+  }
+
+
+def _selected(results: Results, where: str) -> 'list[plots.Metric]':
+  """The metric that `selects` names, as its column has it; none or one.
+
+  Raises:
+    UserError: there is no such column.
+  """
+  from lit_jax.report import plots
+
+  key = results.get('selects', _LOSS)
+  if key == _LOSS:
+    return []
+  own = columns.of_task(results, where)
+  for column in own:
+    if column.key == key and not column.against:
+      name = column.label or column.heading
+      scale = FORMATS[column.format].scale
+      axis = f'{name}, %' if column.label and scale == 100 else name
+      return [plots.Metric(key, name, axis, scale)]
+  known = ', '.join(dict.fromkeys([*(c.key for c in own), _LOSS]))
+  raise UserError(f'{where}: selects is {key!r}; the columns have {known}')
+
+
+def _bars(found: Sequence[Row]) -> dict[str, str]:
+  """The IR errors of each row that has them, as images."""
+  from lit_jax.report import plots
+
+  errors = {
+    f'{row.method} ({row.model}){_against(row)}': blocks
+    for row in found
+    if (blocks := row.value('ir_error'))
+  }
+  limits = plots.ir_limits(list(errors.values()))
+  return {
+    name: _image(plots.ir_bars(blocks, limits))
+    for name, blocks in errors.items()
+  }
+
+
+def _against(row: Row) -> str:
+  """Whose IRs a row is compared with, where that is not the teacher."""
+  teacher = row.value('teacher', TEACHER)
+  return '' if teacher == TEACHER else f', against {teacher}'
+
+
+def _image(svg: bytes) -> str:
+  """A data URI: inside an <img>, names in an SVG cannot clash."""
+  return 'data:image/svg+xml;base64,' + base64.b64encode(svg).decode()
+
+
+def _confusions(found: Sequence[Row]) -> dict[str, list[list[int]]]:
+  return {
+    f'{row.method} ({row.model})': matrix
+    for row in found
+    if (matrix := row.value('confusion'))
+  }
+
+
+def _class_names(results: Results, found: Sequence[Row]) -> list[str]:
+  """Those of the data set, or numbers."""
+  count = max(map(len, _confusions(found).values()), default=0)
+  names = [str(name) for name in results.get('classes', ())]
+  return names if len(names) == count else [str(i) for i in range(count)]
+
+
+# Reading.
+
+
+def _read_results(path: pathlib.Path) -> Results:
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except OSError as error:
+    raise UserError(f'{path}: cannot read: {error.strerror}') from error
+  except ValueError as error:
+    raise UserError(f'{path}: not JSON: {error}') from error
+
+
+def _read_metrics(path: pathlib.Path) -> list[Record]:
+  """The usable lines of the metrics; none where the file is missing.
+
+  A run that was cut off leaves half a line, and one that went on from a
+  checkpoint repeats steps: the later line is the one that counts.
+  """
+  try:
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+  except OSError:
+    return []
+  latest: dict[tuple[Any, ...], Record] = {}
+  for line in lines:
+    try:
+      record = json.loads(line)
+    except ValueError:
+      continue
+    names = ('method', 'phase', 'split')
+    if (
+      isinstance(record, dict)
+      and all(isinstance(record.get(name), str) for name in names)
+      and all(rows.is_a(record.get(name), NUMBER) for name in ('step', 'epoch'))
+      and math.isfinite(record['epoch'])
+    ):
+      key = (*(record[name] for name in names), record['step'])
+      latest[key] = record
+  return list(latest.values())
+
+
+def _tracks(
+  records: Sequence[Record], methods: Sequence[str], metrics: Collection[str]
+) -> 'dict[str, list[plots.Phase]]':
+  """Joins each method's phases, methods ordered as in the table."""
+  from lit_jax.report import plots
+
+  found: dict[str, dict[str, list[Record]]] = {}
+  for record in records:
+    phases = found.setdefault(record['method'], {})
+    phases.setdefault(record['phase'], []).append(record)
+  order = [m for m in dict.fromkeys(methods) if m in found]
+  order += [m for m in found if m not in order]
+  tracks: dict[str, list[plots.Phase]] = {}
+  for method in order:
+    start = 0.0
+    tracks[method] = []
+    for name, own in found[method].items():
+      epochs = max(record['epoch'] for record in own)
+      phase = plots.Phase(name, start, epochs, _points(own, metrics))
+      tracks[method].append(phase)
+      start += epochs
+  return tracks
+
+
+def _points(
+  records: Sequence[Record], metrics: Collection[str]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+  """Pairs of epoch and value, by split and then by metric."""
+  points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+  for record in sorted(records, key=lambda record: record['epoch']):
+    split = points.setdefault(record['split'], {})
+    for metric in metrics:
+      if rows.is_a(record.get(metric), NUMBER):
+        pair = (record['epoch'], record[metric])
+        split.setdefault(metric, []).append(pair)
+  return points

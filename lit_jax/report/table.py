@@ -1,0 +1,85 @@
+"""The results as a table, for the terminal and in Markdown."""
+
+import re
+from collections.abc import Sequence
+
+import rich.box
+import rich.table
+from rich.text import Text
+
+from lit_jax.report import columns
+from lit_jax.report.columns import NONE, Column
+from lit_jax.report.rows import Results
+
+# Letters in a terminal column of words.
+_WORDS_WIDTH = 11
+
+
+def table(results: Results) -> rich.table.Table:
+  """The results as a table for the terminal, 80 columns wide.
+
+  A row has as many lines as its tallest stack of columns: the model stands
+  below the method, and the speed-up against the teacher below the latency.
+
+  Args:
+    results: what `results.json` holds.
+
+  Raises:
+    UserError: a field is missing or of the wrong type.
+  """
+  shown = columns.of(results)
+  stacks = columns.stacks(shown)
+  out = rich.table.Table(
+    box=rich.box.SIMPLE_HEAD, show_edge=False, padding=0, leading=1
+  )
+  for stack in stacks:
+    out.add_column(
+      Text(_heading(stack)),
+      justify='left' if stack[0].words else 'right',
+      min_width=_WORDS_WIDTH if stack[0].words else None,
+      overflow='fold',
+    )
+  for line in columns.cells(results, shown):
+    rest = iter(line)
+    out.add_row(*(_cell([next(rest) for _ in stack]) for stack in stacks))
+  return out
+
+
+def markdown(results: Results) -> str:
+  """The results as a Markdown table, ending in a line break.
+
+  Args:
+    results: what `results.json` holds.
+
+  Raises:
+    UserError: a field is missing or of the wrong type.
+  """
+  shown = columns.of(results)
+  headings = [column.heading for column in shown]
+  rule = ['---' if column.words else '---:' for column in shown]
+  lines = [headings, rule, *columns.cells(results, shown)]
+  return ''.join(
+    '| ' + ' | '.join(map(_escape_markdown, line)) + ' |\n' for line in lines
+  )
+
+
+def _heading(stack: Sequence[Column]) -> str:
+  names = [c.heading if c.narrow is None else c.narrow for c in stack]
+  first, *below = filter(None, names)
+  # Each column of a stack has a line of its own.
+  return '\n'.join([first.replace('\n', ' '), *below]) if below else first
+
+
+def _cell(cells: Sequence[str]) -> Text:
+  """The cells of one stack, all but the first one dimmed."""
+  first, *below = cells
+  # Text, not str: a name in square brackets is no markup.
+  out = Text(first)
+  for cell in below:
+    out.append('\n').append('' if first == cell == NONE else cell, 'dim')
+  return out
+
+
+def _escape_markdown(text: str) -> str:
+  text = re.sub(r'([\\`*_\[\]<>|~])', r'\\\1', text)
+  return ' '.join(text.split())

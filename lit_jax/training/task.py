@@ -1,0 +1,168 @@
+"""What a family of networks brings to training: the protocol of a task.
+
+One frozen (hashable) object in a file of its own, such as tasks/classify.py.
+The engine knows no more of it than this.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import optax
+
+from lit_jax.blocks import BlockNet
+from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.feed import Superbatch
+from lit_jax.data.preprocess import Preprocess
+from lit_jax.objectives import Objective
+from lit_jax.report import Column
+from lit_jax.training.state import Learners, TrainState, Variables
+
+Metrics = dict[str, jax.Array]
+
+
+class Plan(NamedTuple):
+  """What a train program is compiled for.
+
+  Attributes:
+    task: what is trained for.
+    teacher: the teacher's network, None where the objective needs none.
+    student: the network that is compressed, or trained.
+    optimizers: of every learner, by name.
+    frozen: the student's parts that do not learn and run in evaluation mode.
+    preprocess: of the student's inputs.
+    teacher_preprocess: whose `normalize` makes the teacher's inputs.
+    axis_name: mapped axis over the devices, or None.
+  """
+
+  task: 'Task'
+  teacher: BlockNet | None
+  student: BlockNet
+  optimizers: Mapping[str, optax.GradientTransformation]
+  frozen: tuple[str, ...]
+  preprocess: Preprocess
+  teacher_preprocess: Preprocess
+  axis_name: str | None = None
+
+  @property
+  def learning(self) -> tuple[str, ...]:
+    """The student's parts that learn."""
+    return tuple(p for p in self.student.parts if p not in self.frozen)
+
+
+class Evaluation(NamedTuple):
+  """What networks make of a split.
+
+  Attributes:
+    numbers: by name, as the log has them; 'loss' is among them.
+    line: the same in words, for a terminal.
+    pictures: further JSON values of the row in `results.json`.
+  """
+
+  numbers: dict[str, float]
+  line: str
+  pictures: dict[str, Any]
+
+
+class Selection(NamedTuple):
+  """Attributes: a number of the evaluation; whether more of it is better."""
+
+  key: str
+  largest: bool = True
+
+
+class Task(Protocol):
+  """How a family of networks is trained and judged.
+
+  Attributes:
+    columns: the table's columns of its own.
+    selects: the number that `select=best` goes by.
+  """
+
+  columns: tuple[Column, ...]
+  selects: Selection
+
+  def network_options(self, dataset: Dataset) -> dict[str, Any]:
+    """Options of every network that the data decide, such as 'classes'."""
+    ...
+
+  def check(self, dataset: Dataset) -> None:
+    """Raises UserError where the labels of a split are not what it takes."""
+    ...
+
+  def fresh(self, student: BlockNet, key: jax.Array) -> Learners:
+    """The networks that learn, before the first phase; 'student' is one."""
+    ...
+
+  def begin(
+    self,
+    learners: Learners,
+    teacher: Variables | None,
+    copy: tuple[str, ...],
+  ) -> Learners:
+    """The networks that learn in a phase, as it begins.
+
+    Args:
+      learners: as the phase before left them.
+      teacher: the teacher's variables, None without a teacher.
+      copy: the student's parts that are taken from the teacher.
+    """
+    ...
+
+  def prepare(
+    self,
+    plan: Plan,
+    objective: Objective,
+    teacher: Variables | None,
+    superbatch: Superbatch,
+    step: jax.Array,
+    key: jax.Array,
+  ) -> Any:
+    """What the steps of a call need, made for all C batches at once.
+
+    Augmentation on the device and the frozen networks' outputs, which take no
+    gradient (steps.augmented, steps.teacher_outputs).
+
+    Args:
+      plan: what the program is compiled for.
+      objective: of one member, or of several stacked, which differ in traced
+        values alone.
+      teacher: the teacher's variables.
+      superbatch: of one order: leaves [C, n, …].
+      step: int32, the first batch's step.
+      key: the phase's; step i draws from fold_in(key, i).
+
+    Returns:
+      A pytree of leaves [C, …].
+    """
+    ...
+
+  def step(
+    self,
+    plan: Plan,
+    state: TrainState,
+    step: jax.Array,
+    objective: Objective,
+    batch: Any,
+  ) -> tuple[TrainState, Metrics]:
+    """One batch of one member.
+
+    Args:
+      plan: what the program is compiled for.
+      state: without an axis of members; the engine counts its `step`.
+      step: int32, the same, but never mapped over members, so that a condition
+        on it stays one.
+      objective: the member's.
+      batch: one of what `prepare` returned.
+
+    Returns:
+      The state after it (steps.update), and scalars by name, 'loss' among
+      them, each a mean over the devices.
+    """
+    ...
+
+  def evaluator(
+    self, student: BlockNet, preprocess: Preprocess, split: Split
+  ) -> Callable[[Learners], Evaluation]:
+    """A function of the learners that evaluates them on a split."""
+    ...
