@@ -1,8 +1,10 @@
 # make demo       installs and compresses an image classifier, in a few minutes
 # make demo-text  the same for a text classifier
-# make test       installs and runs the tests
+# make test       installs and runs the tests but the slow ones
 # make lint       formatting, lint and types
 PYTHON ?= python3
+# Where the demos put their runs.
+RUNS ?= runs
 BIN := .venv/bin
 
 .PHONY: demo demo-text test lint format clean
@@ -12,20 +14,24 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+.venv/installed-text: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[text]'
+	touch $@
+
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 demo: .venv/installed
 	$(BIN)/python -m experiments.cifar --config=experiments/configs/demo.py \
-	  --workdir=runs/demo
+	  --workdir=$(RUNS)/demo
 
-demo-text: .venv/installed
+demo-text: .venv/installed-text
 	$(BIN)/python -m experiments.amazon \
-	  --config=experiments/configs/demo_text.py --workdir=runs/demo-text
+	  --config=experiments/configs/demo_text.py --workdir=$(RUNS)/demo-text
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -1,14 +1,14 @@
 """Systems from outside, as rows to compare a run's networks with."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from lit_jax.data.dataset import Dataset
 from lit_jax.data.texts.characters import decode
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose, require
 from lit_jax.tasks.classify import of_confusion
 
 # For 3 million texts, of which all words and pairs would fill the memory.
@@ -66,4 +66,16 @@ def tfidf(dataset: Dataset) -> Mapping[str, Any]:
   }
 
 
+def find(name: str) -> Callable[[Dataset], Mapping[str, Any]]:
+  """The baseline of that name, whose packages are there.
+
+  Raises:
+    UserError: no such baseline, or a package is missing.
+  """
+  choose('baseline', name, BASELINES)
+  require(f'baseline {name}', 'text', *_PACKAGES[name])
+  return BASELINES[name]
+
+
 BASELINES = {'tfidf': tfidf}
+_PACKAGES = {'tfidf': ('sklearn',)}

@@ -40,8 +40,7 @@ from rich.console import Console
 
 from experiments import ours
 from lit_jax import models
-from lit_jax.comma_list import names as names_of
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose, names
 
 _CASES = flags.DEFINE_string(
   'cases', ','.join(ours.CASES), 'Pairs of networks, separated by commas.'
@@ -526,13 +525,7 @@ def _contest(job, peers, variants) -> Record:
 
 def _names(text, choices, what) -> tuple[str, ...]:
   """The names of a comma list; UserError unless each is a choice, once."""
-  names = names_of(text, f'--{what}s')
-  for name in names:
-    if name not in choices:
-      raise UserError(
-        f'unknown {what} {name!r}; choose from {", ".join(choices)}'
-      )
-  return names
+  return tuple(choose(what, n, choices) for n in names(text, f'--{what}s'))
 
 
 def _sizes(text) -> tuple[int, ...]:
@@ -558,11 +551,8 @@ def _check_flags() -> None:
       raise UserError(f'--{flag.name}={flag.value}; at least {least}')
   if not 0 <= _SECONDS.value < float('inf'):
     raise UserError(f'--seconds={_SECONDS.value}; at least 0')
-  if _PRECISION.value not in ('', *PRECISIONS):
-    raise UserError(
-      f'unknown precision {_PRECISION.value!r}; choose one of '
-      f'{", ".join(PRECISIONS)}'
-    )
+  if _PRECISION.value:
+    choose('precision', _PRECISION.value, PRECISIONS)
   folder = pathlib.Path(_JSON.value).expanduser().absolute().parent
   if _JSON.value and not os.access(folder, os.W_OK):
     raise UserError(f'cannot write into {folder}; choose another --json')

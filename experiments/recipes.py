@@ -1,7 +1,6 @@
 """Configurations to the dataclasses of lit_jax."""
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import json
@@ -13,15 +12,12 @@ from ml_collections import ConfigDict
 from experiments import baselines, published
 from experiments.configs import resnet
 from lit_jax import models, objectives, tasks
-from lit_jax.comma_list import names
+from lit_jax.data import sources
 from lit_jax.data.dataset import hold_out
-from lit_jax.data.images import sources as image_sources
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose, names
 from lit_jax.runs import phases, runner
 from lit_jax.training import optim
 
-# Keys of images alone, and what a configuration for texts has instead.
-_OF_IMAGES, _OF_TEXTS = {'crop'}, {'noise', 'baseline'}
 # Another place of the data, or another method or baseline beside, changes no
 # result; what the data is, is compared when it is read.
 _NOT_IN_CONFIG = ('data_dir', 'method', 'baseline', 'data.path', 'data.cache')
@@ -39,6 +35,7 @@ def compression(config: Config) -> runner.Run:
   """
   students = _students(config)
   teacher_phase = phase(config, 'train_teacher')
+  outside = _baselines(config)
   dataset = _dataset(config)
   if config.validation:
     dataset = hold_out(dataset, config.validation)
@@ -65,7 +62,7 @@ def compression(config: Config) -> runner.Run:
       data_seed=_data_seed(config, config.seed),
     ),
     config=as_json(config),
-    baselines=_baselines(config),
+    baselines=outside,
     reference=_published(config.dataset, teacher, students),
   )
 
@@ -85,61 +82,21 @@ def _published(dataset, teacher, students):
 
 
 def _dataset(config):
-  """Images or texts, by whether the configuration says how to read texts."""
-  dataset, changes = _texts(config) if 'data' in config else _images(config)
-  preprocess: Any = dataset.preprocess
-  preprocess = dataclasses.replace(preprocess, **changes)
-  return dataclasses.replace(dataset, preprocess=preprocess)
+  settings = ('crop', 'noise')
+  options = {key: config[key] for key in settings if key in config}
+  options |= config.get('data', {})
+  return sources.load(config.dataset, config.data_dir, options)
 
 
-def _images(config):
-  """The data set, and settings of its preprocessing."""
-  if config.dataset not in image_sources.NAMES:
-    from lit_jax.data.texts import sources as text_sources
-
-    if config.dataset in text_sources.NAMES:
-      raise UserError(
-        f'{config.dataset!r} is a data set of texts; take '
-        '--config=experiments/configs/vdcnn.py'
-      )
-  dataset = image_sources.load(config.dataset, config.data_dir)
-  return dataset, {'crop': config.crop}
-
-
-def _texts(config):
-  """The data set, and settings of its preprocessing."""
-  # Here, for its package takes long to load, which a run of images need not.
-  from lit_jax.data.texts import sources as text_sources
-
-  if config.dataset in image_sources.NAMES:
-    raise UserError(
-      f'{config.dataset!r} is a data set of images; take '
-      '--config=experiments/configs/resnet.py'
-    )
-  if not 0 <= config.noise < 1:
-    raise UserError(
-      f'noise is {config.noise}; it must lie in 0 to 1, 1 excluded'
-    )
-  known = {f.name for f in dataclasses.fields(text_sources.TextOptions)}
-  if unknown := sorted(set(config.data) - known):
-    raise UserError(
-      f'unknown key data.{unknown[0]}; there are {", ".join(sorted(known))}'
-    )
-  options = text_sources.TextOptions(**config.data.to_dict())
-  dataset = text_sources.load(config.dataset, config.data_dir, options)
-  return dataset, {'noise': config.noise}
+def _baseline_names(config):
+  wanted = names(config.get('baseline', ''), 'baseline')
+  return tuple(choose('baseline', n, baselines.BASELINES) for n in wanted)
 
 
 def _baselines(config):
-  wanted = names(config.get('baseline', ''), 'baseline')
-  for name in wanted:
-    if name not in baselines.BASELINES:
-      raise UserError(
-        f'unknown baseline {name!r}; choose from '
-        f'{", ".join(baselines.BASELINES)}'
-      )
   return tuple(
-    runner.Baseline(name, baselines.BASELINES[name]) for name in wanted
+    runner.Baseline(name, baselines.find(name))
+    for name in _baseline_names(config)
   )
 
 
@@ -159,16 +116,15 @@ def row_names(config: Config) -> tuple[str, ...]:
   Raises:
     UserError: a key that the configuration lacks, or a name that is unknown.
   """
-  wanted = set(resnet.get_config())
-  if 'data' in config:
-    wanted = (wanted - _OF_IMAGES) | _OF_TEXTS
+  # What one kind of data alone has is asked for where that is read.
+  wanted = set(resnet.get_config()) - {'crop'}
   if missing := sorted(wanted - set(config)):
     raise UserError(
       f'the configuration lacks the key {missing[0]!r}; derive it from '
       'experiments/configs/resnet.py or vdcnn.py'
     )
   students = [n for s in _students(config) for n in s.method.names]
-  return (*students, *(baseline.name for baseline in _baselines(config)))
+  return (*students, *_baseline_names(config))
 
 
 def _students(config):
@@ -303,12 +259,7 @@ def _values(what, text):
 
 
 def _method(config, name):
-  if name == phases.TEACHER or name not in config.methods:
-    near = difflib.get_close_matches(name, config.methods, 1)
-    hint = f', perhaps {near[0]!r}' if near else ''
-    raise UserError(
-      f'unknown method {name!r}{hint}; choose from {", ".join(config.methods)}'
-    )
+  choose('method', name, (m for m in config.methods if m != phases.TEACHER))
   of_phases = names(config.methods[name], f'methods.{name}')
   return phases.Method(name, tuple(phase(config, n) for n in of_phases))
 

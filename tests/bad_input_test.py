@@ -372,7 +372,7 @@ def test_bad_data(damage, small, tmp_path):
 
 def test_data_folder_missing(small, tmp_path, monkeypatch):
   # Debian's package may be installed here.
-  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'system'))
+  monkeypatch.setenv('LIT_JAX_SYSTEM_DATA', str(tmp_path / 'system'))
   folder = tmp_path / 'data'
   line = _error(small({'dataset': 'fashion_mnist', 'data_dir': folder}))
   assert str(folder) in line and 'dataset-fashion-mnist' in line

@@ -219,7 +219,7 @@ def test_ours_alone_through_processes(tmp_path, capsys):
 @pytest.mark.parametrize(
   ('flag', 'value', 'message'),
   [
-    ('cases', 'vgg', "unknown case 'vgg'; choose from resnet, resnext"),
+    ('cases', 'vgg', "unknown case 'vgg'; choose one of resnet, resnext"),
     ('peers', 'eager,slow', "unknown peer 'slow'"),
     ('turns', 0, '--turns=0; at least 1'),
     ('members', 0, '--members=0; at least 1'),
@@ -264,7 +264,7 @@ def test_the_most_memory_of_a_process():
 
 
 def _torch_peer():
-  reason = 'compares with PyTorch, which the extra `torch` installs'
+  reason = "needs PyTorch: pip install -e '.[torch]'"
   pytest.importorskip('torch', reason=reason)
   from experiments import torch_peer
 

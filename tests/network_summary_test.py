@@ -171,6 +171,26 @@ def test_looks_into_nested_functions(body, products):
   assert (part.depth, part.macs) == (products, products * 64 * 4 * 4)
 
 
+@pytest.mark.parametrize('output, depth', [(0, 1), (1, 0), (2, 2)])
+def test_each_output_of_a_scan_keeps_its_own_path(output, depth):
+  # Two constants, two values carried, one input and one output.
+  def body(module, x):
+    w = _weight(module)
+    v = w + 1.0
+
+    def step(carry, row):
+      h, plain = carry
+      return (h + row @ w, plain + row), row @ v @ w
+
+    rows = jnp.moveaxis(x, 1, 0)
+    carry, out = jax.lax.scan(step, (rows[0], rows[0]), rows)
+    return (*carry, out)[output]
+
+  part = _block(body)
+  assert part.depth == depth
+  assert part.macs == 3 * 64 * 4 * 4
+
+
 def test_leaves_out_what_only_parameters_enter():
   def factored(module, x):
     return x @ (_weight(module) @ _weight_b(module))

@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -224,7 +225,7 @@ BAD = [
   ({'sequence': '17', 'population.beta': '0.1,0.2'}, ['population cannot']),
   ({'baseline': 'svm'}, ["baseline 'svm'", 'tfidf']),
   ({'noise': 1.0}, ['noise is 1.0', '0 to 1']),
-  ({'dataset': 'cifar10', 'data.path': ''}, ['set of images', 'resnet.py']),
+  ({'dataset': 'cifar10', 'data.path': ''}, ['set of images', 'option noise']),
   ({'dataset': 'amazon_ful', 'data.path': ''}, ["'amazon_ful'", 'amazon_full']),
   ({'data.label': 'score'}, ['train.csv', "'score'", "'stars', 'review'"]),
   ({'data.length': 0}, ['length 0']),
@@ -316,10 +317,50 @@ def test_a_workdir_takes_one_set_of_examples(amazon, reviews, tmp_path):
   assert not (tmp_path / 'run' / 'kd').exists()
 
 
+def test_a_baseline_whose_package_is_missing(amazon, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'sklearn', None)
+  code, out, err = amazon(_scratch(baseline='tfidf'))
+  assert code == 2 and out == '' and err.count('\n') == 1
+  assert err.startswith("error: baseline tfidf needs the extra 'text'")
+  assert "pip install 'lit_jax[text]'" in err
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('dataset', ['fine_foods', 'own', 'amazon_full'])
+def test_the_packages_for_texts_are_missing(
+  dataset, main, tmp_path, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, 'pyarrow', None)
+  code, out, err = main(
+    f'--config={CONFIG}',
+    f'--workdir={tmp_path / "run"}',
+    f'--config.dataset={dataset}',
+    f'--config.data.path={tmp_path if dataset == "own" else ""}',
+  )
+  assert code == 2 and out == '' and err.count('\n') == 1
+  assert err.startswith(f"error: {dataset} needs the extra 'text'")
+  assert "pip install 'lit_jax[text]'" in err
+  assert not (tmp_path / 'run').exists()
+
+
+def test_texts_for_a_configuration_of_images(main, tmp_path):
+  code, out, err = main(
+    f'--config={CONFIG.parent / "resnet.py"}',
+    f'--workdir={tmp_path / "run"}',
+    '--config.dataset=fine_foods',
+  )
+  assert (code, out) == (2, '')
+  assert err.startswith(
+    "error: 'fine_foods' is a data set of texts and takes no option crop; it "
+    'takes noise, path, '
+  )
+  assert err.count('\n') == 1
+
+
 def test_a_text_configuration_lacks_a_key(main, tmp_path):
   for line, word in (
-    ('del config.noise', "lacks the key 'noise'"),
-    ('config.data.lenght = 3', 'unknown key data.lenght'),
+    ('del config.sequence', "lacks the key 'sequence'"),
+    ('config.data.lenght = 3', 'takes no option lenght; it takes noise, path'),
   ):
     path = tmp_path / 'mine.py'
     path.write_text(

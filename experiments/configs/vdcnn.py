@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
   """ResNet's keys with VDCNN's networks, texts and schedules."""
   config = resnet.get_config()
   config.dataset = 'fine_foods'  # amazon_full, amazon_polarity, or own
-  # How texts are read; see lit_jax.data.text_sources.TextOptions.
+  # How texts are read; see lit_jax.data.texts.sources.TextOptions.
   config.data = ConfigDict(
     dict(
       path='',  # folder of train and test files of your own, for 'own'

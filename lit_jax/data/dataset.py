@@ -1,9 +1,7 @@
 """Data sets as arrays: splits, what training needs to know, held-out parts."""
 
 import dataclasses
-import difflib
 import os
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,16 +73,6 @@ class Rows:
 
   def __getitem__(self, rows) -> np.ndarray:
     return self._array[self._rows[rows]]
-
-
-def check_name(name: str, names: Sequence[str]) -> None:
-  """Raises UserError unless the data set's name is one of these."""
-  if name not in names:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
-    raise UserError(
-      f'unknown data set {name!r}: choose one of {", ".join(names)}{hint}'
-    )
 
 
 def home(data_dir: str = '') -> str:

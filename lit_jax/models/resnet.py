@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose
 from lit_jax.layers import BatchNorm, Conv
 from lit_jax.models.block import Block
 
@@ -125,10 +125,7 @@ def _check(input_shape, shortcut):
       f'image size {height}x{width} is not divisible by 4; pad or crop the '
       'images'
     )
-  if shortcut not in SHORTCUTS:
-    raise UserError(
-      f'unknown shortcut {shortcut!r}; choose one of {", ".join(SHORTCUTS)}'
-    )
+  choose('shortcut', shortcut, SHORTCUTS)
 
 
 def _assemble(
@@ -221,8 +218,7 @@ def resnext(
   """
   counts = _units('ResNeXt', depth, units)
   _check(input_shape, shortcut)
-  if unit not in UNITS:
-    raise UserError(f'unknown unit {unit!r}; choose one of {", ".join(UNITS)}')
+  choose('unit', unit, UNITS)
   if cardinality < 1 or base_width < 1:
     raise UserError(
       f'cardinality {cardinality} and base width {base_width} must be positive'

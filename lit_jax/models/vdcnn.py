@@ -1,10 +1,10 @@
 """VDCNN: very deep convolutional networks over characters, in four blocks.
 
 Conneau et al. 2017, 'Very Deep Convolutional Networks for Text
-Classification'. A text is a row of character ids (data/text.py); activations
-are [n, 1, length, channels], images of height 1, since a GPU has faster kernels
-for these. A block is all the units of one width; the length is halved before
-each widening.
+Classification'. A text is a row of character ids (data/texts/characters.py);
+activations are [n, 1, length, channels], images of height 1, since a GPU has
+faster kernels for these. A block is all the units of one width; the length is
+halved before each widening.
 """
 
 import functools
@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from lit_jax.blocks import BlockNet
 from lit_jax.data.texts.characters import VOCABULARY
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose
 from lit_jax.layers import BatchNorm, Conv
 from lit_jax.layers.text import embed, k_max, max_pool
 from lit_jax.models.block import Block
@@ -193,11 +193,7 @@ def _units(depth, units):
 def _check(widths, downsample, k, hidden, embedding, input_shape):
   if len(widths) != 4 or min(widths) < 1:
     raise UserError(f'VDCNN widths {tuple(widths)}; give four, each positive')
-  if downsample not in DOWNSAMPLES:
-    raise UserError(
-      f'unknown downsample {downsample!r}; choose one of '
-      f'{", ".join(DOWNSAMPLES)}'
-    )
+  choose('downsample', downsample, DOWNSAMPLES)
   if min(k, hidden, embedding) < 1:
     raise UserError(
       f'k {k}, hidden {hidden} and embedding {embedding} must be positive'

@@ -209,7 +209,7 @@ def _count_matmul(eqn: Any, depths: list[float]) -> tuple[int, Sequence[float]]:
 
 def _count_scan(eqn: Any, depths: list[float]) -> tuple[int, Sequence[float]]:
   body, params = _open(eqn.params['jaxpr']), eqn.params
-  first, carried = params['num_consts'], params['num_carry']
+  first, carried = _scan_sizes(params)
   consts, carry = depths[:first], depths[first : first + carried]
   xs = depths[first + carried :]
   total, ys = 0, [_UNREACHED] * (len(eqn.outvars) - carried)
@@ -219,6 +219,14 @@ def _count_scan(eqn: Any, depths: list[float]) -> tuple[int, Sequence[float]]:
     carry = out[:carried]
     ys = list(map(max, ys, out[carried:]))
   return total, [*carry, *ys]
+
+
+def _scan_sizes(params: Any) -> tuple[int, int]:
+  """How many constants a scan reads, and how many values it carries."""
+  if 'ft_in' in params:  # of jax 0.12
+    consts, carry, _ = params['ft_in'].unpack()
+    return len(consts), len(carry)
+  return params['num_consts'], params['num_carry']
 
 
 def _count_while(eqn: Any, depths: list[float]) -> tuple[int, Sequence[float]]:

@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from lit_jax.data.texts import cache, characters
+from lit_jax.data.texts.find import Columns, Source, is_integer
 from lit_jax.errors import UserError, reason
 
 # pyarrow makes these functions when it is imported, unseen by type checkers.
@@ -34,43 +35,6 @@ _ROWS = 8192  # of other files read at a time
 _COLUMNS = 'with other columns'
 # Stands for a byte that is no UTF-8.
 _SUBSTITUTE = '\x1a'
-
-
-class Columns(NamedTuple):
-  """What the columns of a source mean.
-
-  Attributes:
-    text: the columns whose texts are joined.
-    label: the column with the label.
-    header: the names of all columns of CSV files without a header line, else
-      ().
-    classes: the labels in the order of their numbers, () for the train split's.
-    ordinal: integer labels are the classes' numbers.
-    escaped: a backslash and an n stand for a newline.
-  """
-
-  text: tuple[str, ...]
-  label: str
-  header: tuple[str, ...]
-  classes: tuple[str, ...]
-  ordinal: bool
-  escaped: bool
-
-
-class Source(NamedTuple):
-  """The files of a data set.
-
-  Attributes:
-    place: the folder they are in, which messages name.
-    kind: 'csv', 'parquet', or 'tfds' for what TensorFlow Datasets prepared.
-    files: paths by split, one a split for 'csv'; for 'tfds' all under 'all'.
-    columns: what the files' columns mean.
-  """
-
-  place: str
-  kind: str
-  files: dict[str, tuple[str, ...]]
-  columns: Columns
 
 
 class _Table(NamedTuple):
@@ -242,11 +206,6 @@ def _as_text(label: Any) -> str:
   if isinstance(label, float) and label.is_integer():
     label = int(label)  # pandas makes floats of integers with gaps
   return str(label).strip()
-
-
-def is_integer(label: str) -> bool:
-  """Whether a label is written as a whole number."""
-  return re.fullmatch(r'\s*[+-]?\d+\s*', label, re.ASCII) is not None
 
 
 def _few(names: Any) -> str:

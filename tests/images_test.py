@@ -1,4 +1,4 @@
-"""Tests of lit_jax.data.image_sources, on files that they make themselves."""
+"""Tests of lit_jax.data.images, on files that they make themselves."""
 
 import gzip
 import hashlib
@@ -11,17 +11,22 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
-import warnings
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
 
-from lit_jax.data.images import make_fashion_mnist_mini, sources
+from lit_jax.data.images import (
+  cifar,
+  fashion_mnist,
+  make_fashion_mnist_mini,
+  sources,
+)
 from lit_jax.errors import UserError
 
 RECORDS = 12  # in each small CIFAR file
 COUNTS = {'train': 30, 'test': 20}  # of each small Fashion-MNIST split
-SYSTEM_DIR = sources._FASHION_SYSTEM_DIR
 
 
 def refused(name, data_dir, *words):
@@ -48,14 +53,14 @@ def no_network(monkeypatch):
 @pytest.fixture
 def small_cifar(monkeypatch):
   """Shrinks every CIFAR file to RECORDS records of the real layout."""
-  for name, cifar in sources._CIFAR.items():
-    small = cifar._replace(records={'train': RECORDS, 'test': RECORDS})
-    monkeypatch.setitem(sources._CIFAR, name, small)
+  for name, facts in cifar._CIFAR.items():
+    small = facts._replace(records={'train': RECORDS, 'test': RECORDS})
+    monkeypatch.setitem(cifar._CIFAR, name, small)
 
 
 def cifar_bytes(name, seed=0, count=RECORDS):
   rng = np.random.default_rng(seed)
-  labels = rng.integers(0, sources._FACTS[name].classes, (count, 1), np.uint8)
+  labels = rng.integers(0, cifar._CIFAR[name].classes, (count, 1), np.uint8)
   pixels = rng.integers(0, 256, (count, 3072), np.uint8)
   parts = [labels, pixels]
   if name == 'cifar100':
@@ -64,13 +69,13 @@ def cifar_bytes(name, seed=0, count=RECORDS):
 
 
 def cifar_files(name):
-  cifar = sources._CIFAR[name]
-  files = [f for names in cifar.files.values() for f in names]
+  facts = cifar._CIFAR[name]
+  files = [f for names in facts.files.values() for f in names]
   return {f: cifar_bytes(name, seed) for seed, f in enumerate(files)}
 
 
 def unpacked(name, data_dir):
-  folder = data_dir / sources._CIFAR[name].folder
+  folder = data_dir / cifar._CIFAR[name].folder
   folder.mkdir(parents=True)
   for file, raw in cifar_files(name).items():
     (folder / file).write_bytes(raw)
@@ -78,7 +83,7 @@ def unpacked(name, data_dir):
 
 
 def packed_bytes(name, files=None):
-  folder = sources._CIFAR[name].folder
+  folder = cifar._CIFAR[name].folder
   raw = io.BytesIO()
   with tarfile.open(fileobj=raw, mode='w:gz') as tar:
     top = tarfile.TarInfo(folder)
@@ -93,9 +98,9 @@ def packed_bytes(name, files=None):
 
 def accept(monkeypatch, name, raw):
   """Makes these bytes the ones that the checksum table expects."""
-  cifar = sources._CIFAR[name]
+  facts = cifar._CIFAR[name]
   digest = hashlib.md5(raw).hexdigest()
-  monkeypatch.setitem(sources._CIFAR, name, cifar._replace(md5=digest))
+  monkeypatch.setitem(cifar._CIFAR, name, facts._replace(md5=digest))
 
 
 def same(one, other):
@@ -108,7 +113,7 @@ def same(one, other):
 def test_full_size_cifar10(tmp_path):
   records = np.zeros((10000, 3073), np.uint8)
   records[:, 0] = np.arange(10000) % 10
-  files = sources._CIFAR['cifar10'].files
+  files = cifar._CIFAR['cifar10'].files
   # One file on disk under six names.
   first = tmp_path / 'test_batch.bin'
   first.write_bytes(records.tobytes())
@@ -167,7 +172,7 @@ def test_every_kind_of_copy_gives_the_same(
   raw = packed_bytes(name)
   accept(monkeypatch, name, raw)
   (tmp_path / 'packed').mkdir()
-  (tmp_path / 'packed' / sources._CIFAR[name].archive).write_bytes(raw)
+  (tmp_path / 'packed' / cifar._CIFAR[name].archive).write_bytes(raw)
   inside = sources.load(name, str(tmp_path / 'unpacked'))
   same(inside, sources.load(name, str(folder)))
   same(inside, sources.load(name, str(tmp_path / 'packed')))
@@ -182,7 +187,7 @@ def test_wrong_checksum(tmp_path, small_cifar):
 
 def test_official_checksum_of_cifar100():
   md5 = '03b5dce01913d631647c71ecec9e9cb8'
-  assert sources._CIFAR['cifar100'].md5 == md5
+  assert cifar._CIFAR['cifar100'].md5 == md5
 
 
 @pytest.mark.parametrize('damage', ['cut', 'not gzip', 'flipped', 'empty'])
@@ -249,9 +254,9 @@ def test_unpacked_file_too_long(tmp_path, small_cifar):
 
 @pytest.mark.parametrize('name, label', [('cifar10', 10), ('cifar100', 100)])
 def test_cifar_label_out_of_range(name, label, tmp_path, small_cifar):
-  file = unpacked(name, tmp_path) / sources._CIFAR[name].files['test'][0]
+  file = unpacked(name, tmp_path) / cifar._CIFAR[name].files['test'][0]
   raw = bytearray(file.read_bytes())
-  at = sources._CIFAR[name].label_bytes - 1
+  at = cifar._CIFAR[name].label_bytes - 1
   raw[at] = label
   file.write_bytes(raw)
   refused(name, tmp_path, file, f'label 0 is {label}', 'unpack')
@@ -393,7 +398,7 @@ def test_default_directory(tmp_path, small_cifar, monkeypatch):
 
 def png(image):
   raw = io.BytesIO()
-  pytest.importorskip('PIL.Image').fromarray(image).save(raw, 'PNG')
+  Image.fromarray(image).save(raw, 'PNG')
   raw.seek(0)
   return raw
 
@@ -402,7 +407,6 @@ def prepare(
   data_dir, name, splits, version='3.0.2', ids=True, shape=(32, 32, 3)
 ):
   """Writes an array_record directory; splits maps to (images, labels)."""
-  tfds = pytest.importorskip('tensorflow_datasets')
   features = {
     'image': tfds.features.Image(shape=shape),
     # Wider than the real one, so that bad labels can be written.
@@ -545,9 +549,9 @@ def small_fashion(tmp_path, monkeypatch):
 
   Nothing is found where Debian puts the real ones.
   """
-  monkeypatch.setattr(sources, '_FASHION_COUNTS', COUNTS)
-  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(tmp_path / 'none'))
-  folder = tmp_path / 'fashion'
+  monkeypatch.setattr(fashion_mnist, '_COUNTS', COUNTS)
+  monkeypatch.setenv('LIT_JAX_SYSTEM_DATA', str(tmp_path / 'none'))
+  folder = tmp_path / 'fashion-mnist'
   folder.mkdir()
   for split, prefix in (('train', 'train'), ('test', 't10k')):
     images, labels = fashion_arrays(split)
@@ -584,7 +588,7 @@ def test_fashion_packed_or_not(small_fashion):
 
 
 def test_fashion_from_the_system(small_fashion, tmp_path, monkeypatch):
-  monkeypatch.setattr(sources, '_FASHION_SYSTEM_DIR', str(small_fashion))
+  monkeypatch.setenv('LIT_JAX_SYSTEM_DATA', str(tmp_path))
   dataset = sources.load('fashion_mnist', str(tmp_path / 'elsewhere'))
   assert len(dataset.splits['train'].labels) == COUNTS['train']
 
@@ -684,10 +688,11 @@ def test_mini():
 
 
 def test_mini_is_cut_from_the_full_set(tmp_path, monkeypatch):
-  if not os.path.isdir(SYSTEM_DIR):
-    reason = f'NOT CHECKED: the full Fashion-MNIST is not in {SYSTEM_DIR}'
-    warnings.warn(reason, stacklevel=1)  # a skip alone is easily overlooked
-    pytest.skip(reason)
+  if not os.path.isdir(fashion_mnist.system_folder()):
+    pytest.skip(
+      'needs all of Fashion-MNIST in /usr/share/datasets/fashion-mnist: '
+      'install the Debian package dataset-fashion-mnist'
+    )
   monkeypatch.setenv('LIT_JAX_DATA', str(tmp_path))
   full = sources.load('fashion_mnist')
   mini = sources.load('fashion_mnist_mini')
@@ -735,7 +740,7 @@ def test_make_mini_without_the_full_set(
 @pytest.fixture
 def mini_path(tmp_path, monkeypatch):
   path = tmp_path / 'mini.npz'
-  monkeypatch.setattr(sources, '_MINI_PATH', str(path))
+  monkeypatch.setattr(fashion_mnist, '_MINI_PATH', str(path))
   return path
 
 
@@ -789,6 +794,6 @@ def test_names():
 
 
 def test_unknown_name():
-  refused('cifar-10', '', *sources.NAMES, "did you mean 'cifar10'?")
-  refused('fashon_mnist', '', "did you mean 'fashion_mnist'?")
+  refused('cifar-10', '', *sources.NAMES, "perhaps 'cifar10'")
+  refused('fashon_mnist', '', "perhaps 'fashion_mnist'")
   refused('zzz', '', *sources.NAMES)

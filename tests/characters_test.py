@@ -1,4 +1,4 @@
-"""Tests of lit_jax.data.text against a slow reference."""
+"""Tests of lit_jax.data.texts.characters against a slow reference."""
 
 import string
 

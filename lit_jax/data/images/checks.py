@@ -1,0 +1,50 @@
+"""Checks that every source of images shares."""
+
+import numpy as np
+
+from lit_jax.errors import UserError, reason
+
+
+def read(path: str, fix: str) -> bytes:
+  """A file's bytes; UserError, which ends with `fix`, where it has none."""
+  try:
+    with open(path, 'rb') as f:
+      return f.read()
+  except OSError as e:
+    raise UserError(f'{path}: cannot be read ({reason(e)}); {fix}') from e
+
+
+def check_size(found: int, size: int, where: str, fix: str) -> None:
+  """Raises UserError unless `where` has that many bytes."""
+  if found != size:
+    fault = 'is cut short' if found < size else 'is too long'
+    raise UserError(f'{where}: {fault}, {found} bytes, not {size}; {fix}')
+
+
+def check_count(found: int, count: int, where: str, fix: str) -> None:
+  """Raises UserError unless `where` holds that many examples."""
+  if found != count:
+    raise UserError(f'{where}: holds {found} examples, not {count}; {fix}')
+
+
+def check_labels(
+  labels: np.ndarray, classes: int, where: str, fix: str
+) -> np.ndarray:
+  """The labels as int32 [N], once all are known to be in range.
+
+  Args:
+    labels: integers [N].
+    classes: how many there are.
+    where: the place they were read from, for the message.
+    fix: what to do about it, with which the message ends.
+
+  Raises:
+    UserError: one is not 0 to classes - 1.
+  """
+  bad = np.flatnonzero((labels < 0) | (labels >= classes))
+  if len(bad):
+    raise UserError(
+      f'{where}: label {bad[0]} is {labels[bad[0]]}, not 0 to {classes - 1}; '
+      f'{fix}'
+    )
+  return labels.astype(np.int32)

@@ -1,0 +1,75 @@
+"""Every data set by its name, whatever its kind."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from lit_jax.data.dataset import Dataset
+from lit_jax.data.images import sources as images
+from lit_jax.data.texts import sources as texts
+from lit_jax.errors import UserError, choose
+
+
+class _Kind(NamedTuple):
+  """What the data sets of a kind have in common."""
+
+  title: str
+  names: tuple[str, ...]
+  options: tuple[str, ...]
+  load: Callable[[str, str, dict[str, Any]], Dataset]
+
+
+def load(
+  name: str, data_dir: str = '', options: Mapping[str, Any] | None = None
+) -> Dataset:
+  """Reads a data set.
+
+  Args:
+    name: one of NAMES.
+    data_dir: where to look; '' for $LIT_JAX_DATA, else ~/.cache/lit_jax.
+    options: settings of the data set's kind. Images take `crop`, see
+      ImagePreprocess; texts take `noise`, see TextPreprocess, and the fields
+      of TextOptions.
+
+  Returns:
+    The data set with its 'train' and 'test' splits.
+
+  Raises:
+    UserError: the name is unknown, the kind takes no such option, or the data
+      cannot be read; see `images.sources` and `texts.sources`.
+  """
+  choose('data set', name, NAMES)
+  kind = next(kind for kind in _KINDS if name in kind.names)
+  settings = dict(options or {})
+  for option in settings:
+    if option not in kind.options:
+      raise UserError(
+        f'{name!r} is a data set of {kind.title} and takes no option {option}; '
+        f'it takes {", ".join(kind.options)}'
+      )
+  return kind.load(name, data_dir, settings)
+
+
+def _images(name, data_dir, settings):
+  return _preprocessed(images.load(name, data_dir), settings)
+
+
+def _texts(name, data_dir, settings):
+  noise = settings.pop('noise', 0.0)
+  if not 0 <= noise < 1:
+    raise UserError(f'noise is {noise}; it must lie in 0 to 1, 1 excluded')
+  options = texts.TextOptions(**settings)
+  return _preprocessed(texts.load(name, data_dir, options), {'noise': noise})
+
+
+def _preprocessed(dataset, settings):
+  preprocess = dataclasses.replace(dataset.preprocess, **settings)
+  return dataclasses.replace(dataset, preprocess=preprocess)
+
+
+_TEXT_OPTIONS = tuple(f.name for f in dataclasses.fields(texts.TextOptions))
+_KINDS = (
+  _Kind('images', images.NAMES, ('crop',), _images),
+  _Kind('texts', texts.NAMES, ('noise', *_TEXT_OPTIONS), _texts),
+)
+NAMES = tuple(name for kind in _KINDS for name in kind.names)
