@@ -114,8 +114,8 @@ def job(
     'copy': phase.copy,
     'frozen': phase.frozen,
     'learning_rate': phase.learning_rate,
-    'momentum': phase.optimizer.momentum,
-    'weight_decay': phase.optimizer.weight_decay,
+    'momentum': config.momentum,
+    'weight_decay': config.weight_decay,
     'colours': inputs.colours,
   }
 

@@ -41,18 +41,15 @@ def compression(config: Config) -> runner.Run:
     dataset = hold_out(dataset, config.validation)
   task = tasks.build(config.task, dataset)
   fitting = task.network_options(dataset)
-  teacher = spec(config.teacher)
-  checkpoint = teacher.pop('checkpoint')
+  teacher: dict[str, Any] = spec(config.teacher)
+  checkpoint = teacher.pop('checkpoint', '')
   return runner.Run(
     dataset=dataset,
     task=task,
     teacher=teacher | fitting,
     teacher_checkpoint=checkpoint,
     teacher_method=phases.Method(phases.TEACHER, (teacher_phase,)),
-    students=tuple(
-      dataclasses.replace(student, network={**student.network, **fitting})
-      for student in students
-    ),
+    students=tuple(_fitted(student, fitting) for student in students),
     training=phases.Training(
       batch_size=config.batch_size,
       seed=config.seed,
@@ -65,6 +62,11 @@ def compression(config: Config) -> runner.Run:
     baselines=outside,
     reference=_published(config.dataset, teacher, students),
   )
+
+
+def _fitted(student, options):
+  """The student with what the data decide of its network."""
+  return dataclasses.replace(student, network=student.network | options)
 
 
 def _published(dataset, teacher, students):
@@ -301,13 +303,9 @@ def phase(config: Config, name: str) -> phases.Phase:
 
 
 def _optimizer(config: Config, name: str) -> optim.Optimizer:
-  if name == 'adam':
+  if choose('optimizer', name, optim.OPTIMIZERS) == 'adam':
     return optim.Adam(*config.adam_betas)
-  if name == 'sgd':
-    return optim.Sgd(config.momentum, config.weight_decay)
-  raise UserError(
-    f'unknown optimizer {name!r}; choose one of {", ".join(optim.OPTIMIZERS)}'
-  )
+  return optim.Sgd(config.momentum, config.weight_decay)
 
 
 def _sheet(config: Config, name: str) -> Config:

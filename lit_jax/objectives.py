@@ -23,7 +23,7 @@ import numpy as np
 
 from lit_jax import losses
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose
 
 TERMS = ('hard', 'soft', 'ir')
 RUNNING_STATISTICS = ('student', 'both')
@@ -164,19 +164,10 @@ def check(objective: Objective) -> Objective:
     raise UserError(
       f'blocks are {objective.blocks}; each can be compared only once'
     )
-  _check_choice('ir_loss', objective.ir_loss, tuple(losses.IR_LOSSES))
-  _check_choice(
-    'running_statistics', objective.running_statistics, RUNNING_STATISTICS
-  )
-  _check_choice('output_loss', objective.output_loss, OUTPUT_LOSSES)
+  choose('ir_loss', objective.ir_loss, losses.IR_LOSSES)
+  choose('running_statistics', objective.running_statistics, RUNNING_STATISTICS)
+  choose('output_loss', objective.output_loss, OUTPUT_LOSSES)
   return objective
-
-
-def _check_choice(name, value, choices):
-  if value not in choices:
-    raise UserError(
-      f'unknown {name} {value!r}; choose one of {", ".join(choices)}'
-    )
 
 
 def lit_loss(

@@ -24,7 +24,7 @@ from lit_jax.data.images import sources
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
-from lit_jax.runs import compress
+from lit_jax.runs import runner
 from lit_jax.training import logs, loop
 from lit_jax.training.interrupt import Interrupted
 
@@ -277,7 +277,7 @@ def test_exit_code(error, code, text, main, monkeypatch, tmp_path):
   def fail(*args):
     raise error
 
-  monkeypatch.setattr(compress, 'train', fail)
+  monkeypatch.setattr(runner, 'train_and_report', fail)
   outcome = main(
     f'--config={CONFIGS / "resnet.py"}',
     f'--workdir={tmp_path}',
@@ -390,7 +390,10 @@ def _save_teacher(folder, depth):
   spec = RESNET | {'depth': depth}
   shapes = blocks.shapes(models.build(spec))
   variables = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
-  saved.save(folder, spec, variables, {})
+  facts = saved.Facts(
+    spec, 'noise', [], NOISE.preprocess.facts(), 'fp32', '', {}
+  )
+  saved.save(folder, facts, variables)
   return folder
 
 
@@ -485,7 +488,7 @@ def test_workdir_of_another_config(small, stopped_early):
 def test_where_the_data_lies_is_no_other_config(
   small, stopped_early, monkeypatch, tmp_path
 ):
-  monkeypatch.setattr(compress.phases, 'run_method', _stop_again)
+  monkeypatch.setattr(runner.train, 'run_method', _stop_again)
   assert small({'data_dir': tmp_path})[0] == 143
 
 
@@ -611,18 +614,17 @@ def test_disk_full_at_the_log(small, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('name', ['config.json', 'network.json'])
 def test_disk_full_at_a_small_file(name, small, monkeypatch, tmp_path):
-  write = pathlib.Path.write_text
+  sync = os.fsync
 
-  def fail(path, text):
-    if path.stem == pathlib.Path(name).stem:
-      # As a full disk does: the file is there, and empty.
-      write(path, '')
+  def fail(descriptor):
+    # As a full disk does: the file is there, and was not written.
+    if name in os.readlink(f'/proc/self/fd/{descriptor}'):
       raise _full()
-    return write(path, text)
+    sync(descriptor)
 
   workdir = tmp_path / 'run'
   with monkeypatch.context() as patch:
-    patch.setattr(pathlib.Path, 'write_text', fail)
+    patch.setattr(os, 'fsync', fail)
     outcome = small({'scratch.epochs': 1})
   _assert_full(outcome, workdir)
   assert (workdir / 'config.json').exists() == (name != 'config.json')

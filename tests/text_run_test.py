@@ -13,7 +13,7 @@ import pytest
 from experiments import baselines, recipes
 from experiments.configs import resnet
 from lit_jax.networks import saved
-from lit_jax.runs import compress, phases
+from lit_jax.runs import runner, train
 from lit_jax.training import loop
 
 pytestmark = [
@@ -94,7 +94,8 @@ def _results(workdir):
 
 
 def _network(workdir, name):
-  return jax.device_get(saved.load(workdir / name / 'student')[1])
+  role = 'teacher' if name == 'teacher' else 'student'
+  return saved.load(workdir / name / role)[1]
 
 
 def _assert_same(a, b):
@@ -106,19 +107,19 @@ def _assert_same(a, b):
 def _stop_at(patch, call):
   """The `call`-th call of a feed after this sets the stop of its run."""
   calls = []
-  train = loop.run
+  train_phase = loop.run
 
-  def run(phase, workdir, variables, stop):
+  def run(phase, workdir, first, observer):
     superbatch = phase.feed.superbatch
 
     def asked(step):
       calls.append(step)
       if len(calls) == call:
-        stop.number = SIGNAL
+        observer.stop = SIGNAL
       return superbatch(step)
 
     phase.feed.superbatch = asked
-    return train(phase, workdir, variables, stop)
+    return train_phase(phase, workdir, first, observer)
 
   patch.setattr(loop, 'run', run)
 
@@ -163,13 +164,13 @@ def test_in_a_sequence_each_student_teaches_the_next(
   amazon, tmp_path, monkeypatch
 ):
   taught = {}
-  run_method = phases.run_method
+  run_method = train.run_method
 
-  def spy(context, method, net, teacher, variables):
-    taught[method.name] = jax.device_get(variables)
-    return run_method(context, method, net, teacher, variables)
+  def spy(context, method, net, preprocess, teacher):
+    taught[method.name] = teacher and jax.device_get(teacher.variables)
+    return run_method(context, method, net, preprocess, teacher)
 
-  monkeypatch.setattr(phases, 'run_method', spy)
+  monkeypatch.setattr(train, 'run_method', spy)
   code, out, err = amazon(
     {
       'teacher.units': '()', 'teacher.depth': 17, 'sequence': '17',
@@ -277,7 +278,7 @@ def test_a_baseline_that_fails_leaves_the_other_rows(
   assert code == 2
   assert err.splitlines()[-1].startswith('error: baseline tfidf failed (empty')
   # The same command without it has the table at once.
-  monkeypatch.setattr(compress, 'train', None)
+  monkeypatch.setattr(runner, 'train_and_report', None)
   code, out, _ = amazon(_scratch())
   assert code == 0 and 'scratch' in out and 'tfidf' not in out
   monkeypatch.undo()
@@ -309,7 +310,7 @@ def test_a_workdir_takes_one_set_of_examples(amazon, reviews, tmp_path):
   (moved / 'train.csv').write_text(text.replace('fine', 'good'))
   code, _, err = amazon(both)
   assert code == 2
-  assert 'begun with other examples: content was' in err
+  assert 'begun with other data: content was' in err
   with (moved / 'test.csv').open('a') as f:
     f.write('up,one more\n')
   code, _, err = amazon(both)

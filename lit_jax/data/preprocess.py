@@ -152,8 +152,9 @@ class ImagePreprocess:
 
   def normalize(self, images: jax.Array) -> jax.Array:
     """uint8 [n, h, w, c] → float32, zero mean and unit deviation."""
-    if images.dtype != jnp.uint8:
-      raise UserError('images are uint8 of 0 to 255')
+    channels = len(self.mean)
+    if images.dtype != jnp.uint8 or images.shape[-1] != channels:
+      raise UserError(f'images are uint8 of 0 to 255, of {channels} channels')
     mean = jnp.asarray(self.mean, jnp.float32) * 255
     std = jnp.asarray(self.std, jnp.float32) * 255
     axes = tuple(range(images.ndim - 1))

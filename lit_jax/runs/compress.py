@@ -1,4 +1,4 @@
-"""`lit_jax.compress`: a network of the user's own, with defaults for the rest."""
+"""`lit_jax.compress`: networks of the user's own, defaults for the rest."""
 
 import os
 import pathlib

@@ -6,7 +6,7 @@ import optax
 
 from lit_jax.blocks import BlockNet, shapes
 from lit_jax.data.dataset import Dataset
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose
 from lit_jax.objectives import Objective, check
 from lit_jax.training import devices, optim, population, state
 from lit_jax.training.precision import policy
@@ -160,11 +160,7 @@ def check_training(training: Training, dataset: Dataset) -> None:
   check_seed('data_seed', training.order_seed)
   if training.steps_per_call < 1:
     raise UserError(f'steps_per_call is {training.steps_per_call}; at least 1')
-  if training.select not in SELECTIONS:
-    raise UserError(
-      f'unknown select {training.select!r}; choose one of '
-      f'{", ".join(SELECTIONS)}'
-    )
+  choose('select', training.select, SELECTIONS)
   if training.select == 'best' and 'validation' not in dataset.splits:
     raise UserError(
       'select=best needs a validation split, for the test split is never '

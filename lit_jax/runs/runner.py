@@ -275,9 +275,7 @@ def _given_teacher(job):
       job.teacher_variables, job.dataset, _build(job, job.teacher)
     )
   folder = teachers.given_folder(job.teacher_checkpoint, job.dataset.name)
-  return teachers.read(
-    folder, job.dataset, job.training.precision, job.teacher
-  )
+  return teachers.read(folder, job.dataset, job.training.precision, job.teacher)
 
 
 def _check_names(job):
@@ -411,9 +409,7 @@ def _trained_teacher(job: Run, context: Context) -> Teacher:
       seconds=result.train_seconds,
     )
     _save(job, folder, job.teacher, preprocess, row, result)
-  return teachers.read(
-    folder, job.dataset, job.training.precision, job.teacher
-  )
+  return teachers.read(folder, job.dataset, job.training.precision, job.teacher)
 
 
 def _teacher_row(job, context, teacher) -> JsonRow:
@@ -488,9 +484,7 @@ def _details(student, member) -> dict[str, Any]:
     'data_seed': member.data_seed,
     'objectives': [
       {'phase': phase.name} | dataclasses.asdict(objective)
-      for phase, objective in zip(
-        method.phases, member.objectives, strict=True
-      )
+      for phase, objective in zip(method.phases, member.objectives, strict=True)
     ],
   }
   return details | (

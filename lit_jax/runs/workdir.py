@@ -1,13 +1,13 @@
 """The folder of a run: who may use it, and what it was begun with.
 
-    workdir/
-      config.json data.json     what the run was made with
-      METHOD/PHASE/             Orbax checkpoints
-      teacher/teacher/          the trained teacher alone (networks/saved.py)
-      METHOD/student/           a trained student alone
-      BASELINE/row.json
-      metrics.jsonl tensorboard/
-      results.json report.html
+workdir/
+  config.json data.json     what the run was made with
+  METHOD/PHASE/             Orbax checkpoints
+  teacher/teacher/          the trained teacher alone (networks/saved.py)
+  METHOD/student/           a trained student alone
+  BASELINE/row.json
+  metrics.jsonl tensorboard/
+  results.json report.html
 """
 
 import contextlib
@@ -31,9 +31,7 @@ def network(workdir: pathlib.Path, method: str, role: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def claimed(
-  workdir: pathlib.Path, config: Mapping[str, Any]
-) -> Iterator[None]:
+def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
   """Makes the workdir, of this configuration alone, and keeps others out.
 
   Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, choose
 
 SCHEDULES = ('steps', 'cosine')
 LEARNS, FROZEN = 'learns', 'frozen'
@@ -38,16 +38,12 @@ def schedule(
   """
   warmup = round(warmup_epochs * steps_per_epoch)
   total = epochs * steps_per_epoch
-  if kind == 'steps':
+  if choose('schedule', kind, SCHEDULES) == 'steps':
     after = optax.piecewise_constant_schedule(
       learning_rate, _factors(milestones, decay, steps_per_epoch, warmup)
     )
-  elif kind == 'cosine':
-    after = optax.cosine_decay_schedule(learning_rate, max(1, total - warmup))
   else:
-    raise UserError(
-      f'unknown schedule {kind!r}; choose one of {", ".join(SCHEDULES)}'
-    )
+    after = optax.cosine_decay_schedule(learning_rate, max(1, total - warmup))
   if not warmup:
     return after
   rise = optax.linear_schedule(0.0, learning_rate, warmup)

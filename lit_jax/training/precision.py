@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax.training.dynamic_scale import DynamicScale
 
-from lit_jax.errors import UserError
+from lit_jax.errors import choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,4 @@ POLICIES = {
 
 def policy(name: str) -> Policy:
   """The policy of that name; UserError when there is none."""
-  if name not in POLICIES:
-    raise UserError(
-      f'unknown precision {name!r}; choose one of {", ".join(POLICIES)}'
-    )
-  return POLICIES[name]
+  return POLICIES[choose('precision', name, POLICIES)]
