@@ -117,7 +117,8 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
-  results = runner.finished(workdir, recipes.as_json(config), names)
+  checkpoint = config.teacher.get('checkpoint', '')
+  results = runner.finished(workdir, recipes.as_json(config), names, checkpoint)
   if results is None:
     startup.use_cores(config.batch_size)
     startup.keep_programs(workdir)

@@ -9,13 +9,13 @@ their IRs have equal shapes at every cut.
 """
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import unfreeze
+from flax.core import freeze, unfreeze
 
 from lit_jax.errors import UserError
 
@@ -40,14 +40,20 @@ class BlockNet(nn.Module):
     head: from the last IR to the output.
     example: one example that the network reads, without the batch axis: a
       pytree of `jax.ShapeDtypeStruct`, such as that of an image ((32, 32, 3),
-      float32), of a text's character ids ((1014,), uint8), or a dictionary of
-      several.
+      float32), of a text's character ids ((1014,), uint8), or a dictionary or
+      tuple of several.
   """
 
   stem: nn.Module
   blocks: tuple[nn.Module, ...]
   head: nn.Module
   example: Any = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
+
+  def __post_init__(self):
+    if isinstance(self.example, Mapping):
+      # Programs are compiled once a network, which is therefore hashed.
+      object.__setattr__(self, 'example', freeze(self.example))
+    super().__post_init__()
 
   def __call__(
     self, x: Any, train: Train = False
@@ -100,7 +106,6 @@ def example(net: BlockNet, batch: int = 1) -> Any:
   """Shapes and dtypes of a batch that the network reads: a pytree."""
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype),
-    # Flax turns the dictionaries among a module's attributes into its own.
     unfreeze(net.example),
   )
 

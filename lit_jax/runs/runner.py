@@ -152,14 +152,17 @@ def run(
     UserError: bad input, before anything is trained where possible.
     Interrupted: asked to stop; saved.
   """
-  done = finished(folder, job.config, job.names)
+  done = finished(folder, job.config, job.names, job.teacher_checkpoint)
   if done is not None:
     return done
   return train_and_report(job, folder, observer or Observer())
 
 
 def finished(
-  folder: pathlib.Path, config: Mapping[str, Any], names: tuple[str, ...]
+  folder: pathlib.Path,
+  config: Mapping[str, Any],
+  names: tuple[str, ...],
+  teacher_checkpoint: str = '',
 ) -> dict[str, Any] | None:
   """The results of a run that is over, or None; needs no data.
 
@@ -167,9 +170,11 @@ def finished(
     folder: of the run.
     config: what the run is made with.
     names: of the rows that are wanted beside the teacher's, in order.
+    teacher_checkpoint: of the run.
 
   Raises:
-    UserError: the workdir was made with another configuration.
+    UserError: the workdir was made with another configuration, or with another
+      teacher than lies there now.
   """
   folder = folder.expanduser()
   workdir.compare_config(folder, config)
@@ -180,6 +185,10 @@ def finished(
   found = [row['method'] for row in results['rows']]
   if tuple(name for name in found if name != TEACHER) != names:
     return None
+  if teacher_checkpoint:
+    given = teachers.given_folder(teacher_checkpoint, results['dataset'])
+    if saved.exists(given):
+      workdir.compare_teacher(folder, saved.describe(given).digest)
   report.write_html(folder)
   return results
 

@@ -104,11 +104,28 @@ def compare_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
     workdir: of the run.
     facts: what the examples, and a given teacher, are; JSON values.
   """
-  try:
-    old = json.loads((workdir / _DATA).read_text())
-  except (OSError, ValueError):
+  old = _read_data(workdir)
+  if old is None:
     _write(workdir, _DATA, facts)
-    return
+  else:
+    _compare(workdir, old, facts)
+
+
+def compare_teacher(workdir: pathlib.Path, digest: str) -> None:
+  """Raises UserError if the workdir was begun with another given teacher."""
+  old = _read_data(workdir) or {}
+  if 'teacher' in old:
+    _compare(workdir, old, old | {'teacher': digest})
+
+
+def _read_data(workdir):
+  try:
+    return dict(json.loads((workdir / _DATA).read_text()))
+  except (OSError, ValueError, TypeError):
+    return None
+
+
+def _compare(workdir, old, facts):
   if old != facts:
     raise UserError(
       f'workdir {workdir} was begun with other data: '

@@ -1,0 +1,434 @@
+"""Networks of the user's own, and what a saved network must be fed with."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import lit_jax
+from lit_jax import BlockNet, Objective, blocks, models
+from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.preprocess import ImagePreprocess
+from lit_jax.errors import UserError
+from lit_jax.networks import saved
+from lit_jax.runs import phases, rows, runner, teachers
+from lit_jax.tasks import Classify, classify
+from lit_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
+CLASSES, SHAPE = 3, (4, 4, 2)
+
+
+class Plain(nn.Module):
+  """A part as a user writes one, with Flax's own layers and norms."""
+
+  count: int
+
+  @nn.compact
+  def __call__(self, h, train=False):
+    for _ in range(self.count):
+      h = nn.BatchNorm(use_running_average=not train)(nn.Conv(3, (3, 3))(h))
+      h = nn.relu(h)
+    return h
+
+
+class Head(nn.Module):
+  @nn.compact
+  def __call__(self, h, train=False):
+    return nn.Dense(CLASSES)(h.mean((1, 2)))
+
+
+def plain(depth, part=Plain, shape=SHAPE):
+  parts = tuple(part(depth) for _ in range(2))
+  example = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+  return BlockNet(Plain(1), parts, Head(), example)
+
+
+def examples(count, seed=0):
+  rng = np.random.default_rng(seed)
+  return (
+    rng.integers(0, 256, (count, *SHAPE), np.uint8),
+    rng.integers(0, CLASSES, count, np.int32),
+  )
+
+
+TRAIN, TEST = examples(40), examples(10, seed=1)
+FACTS = dict(epochs=2, batch_size=8, steps_per_call=4)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+  monkeypatch.setattr(rows, 'latency_ms', lambda *args: 1.0)
+  monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
+
+
+@pytest.fixture(scope='module')
+def compressed(tmp_path_factory):
+  """A workdir, and the results of the call that made it."""
+  workdir = tmp_path_factory.mktemp('compressed')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(rows, 'latency_ms', lambda *args: 1.0)
+    results = lit_jax.compress(
+      plain(2), plain(1), TRAIN, TEST, workdir, **FACTS
+    )
+  return workdir, results
+
+
+def test_the_promised_names():
+  assert set(lit_jax.__all__) == {
+    'BlockNet', 'Objective', 'Task', 'check_pair', 'compress', 'lit_loss',
+    'summary',
+  }  # fmt: skip
+
+
+def test_a_network_of_ones_own_is_compressed(compressed):
+  workdir, results = compressed
+  teacher, lit = results['rows']
+  assert (teacher['method'], lit['method']) == ('teacher', 'lit')
+  # Stem, two blocks, head.
+  assert (teacher['depth'], lit['depth']) == (1 + 4 + 1, 1 + 2 + 1)
+  assert [o['phase'] for o in lit['objectives']] == ['lit', 'finetune']
+  assert lit['objectives'][0]['beta'] == 0.75
+  assert (workdir / 'report.html').exists()
+
+
+def test_the_saved_student_has_the_rows_accuracy(compressed):
+  workdir, results = compressed
+  facts, variables = saved.load(workdir / 'lit' / 'student', plain(1))
+  inputs, labels = TEST
+  # By hand, with the normalisation that it says it needs.
+  mean, std = (np.float32(facts.input[k]) * 255 for k in ('mean', 'std'))
+  pixels = TRAIN[0].reshape(-1, SHAPE[-1])
+  np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-5)
+  np.testing.assert_allclose(std, pixels.std(0), rtol=1e-5)
+  logits, _ = plain(1).apply(variables, (inputs - mean) / std)
+  accuracy = (logits.argmax(-1) == labels).mean()
+  assert results['rows'][1]['accuracy'] == pytest.approx(accuracy)
+
+
+def test_stem_and_head_start_as_the_teachers(compressed, monkeypatch, tmp_path):
+  first = {}
+  run = loop.run
+
+  def spy(phase, workdir, state, observer):
+    first[phase.method, phase.name] = state.variables['student']
+    return run(phase, workdir, state, observer)
+
+  monkeypatch.setattr(loop, 'run', spy)
+  workdir, _ = compressed
+  _, teacher = saved.load(workdir / 'teacher' / 'teacher', plain(2))
+  lit_jax.compress(
+    plain(2),
+    plain(1),
+    TRAIN,
+    TEST,
+    tmp_path,
+    teacher_variables=teacher,
+    **FACTS,
+  )
+  # The given teacher is not trained.
+  assert list(first) == [('lit', 'lit'), ('lit', 'finetune')]
+  for part in ('stem', 'head'):
+    for mine, own in zip(
+      jax.tree.leaves(first['lit', 'lit']['params'][part]),
+      jax.tree.leaves(teacher['params'][part]),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(mine[0], own)
+
+
+def test_the_same_call_again_only_reports(compressed, monkeypatch):
+  workdir, results = compressed
+  monkeypatch.setattr(loop, 'run', None)
+  again = lit_jax.compress(plain(2), plain(1), TRAIN, TEST, workdir, **FACTS)
+  assert again == results
+
+
+def test_another_call_in_the_same_workdir_is_refused(compressed):
+  workdir, _ = compressed
+  with pytest.raises(UserError, match='another configuration: epochs was 2'):
+    lit_jax.compress(
+      plain(2), plain(1), TRAIN, TEST, workdir, **(FACTS | {'epochs': 3})
+    )
+
+
+class OwnNorm(nn.Module):
+  """Keeps a statistic of its own that devices would not share."""
+
+  count: int
+
+  @nn.compact
+  def __call__(self, h, train=False):
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, h.shape[-1:])
+    if train:
+      mean.value = h.mean((0, 1, 2))
+    return nn.Conv(3, (1, 1))(h - mean.value[None, None, None])
+
+
+@pytest.mark.parametrize(
+  'teacher, student, words',
+  [
+    (plain(2), plain(1, OwnNorm), ['blocks_0 is a OwnNorm', 'one device']),
+    (plain(2, OwnNorm), plain(1), ['blocks_0 is a OwnNorm', '2 devices']),
+    (nn.Dense(3), plain(1), ['a Dense is no BlockNet', 'stem, blocks, head']),
+    (plain(2), plain(1, shape=(4, 4, 1)), ['different inputs', '(4, 4, 1)']),
+  ],
+)
+def test_networks_that_do_not_fit(teacher, student, words, tmp_path):
+  with pytest.raises(UserError) as caught:
+    lit_jax.compress(teacher, student, TRAIN, TEST, tmp_path / 'run', **FACTS)
+  message = str(caught.value)
+  assert '\n' not in message
+  for word in words:
+    assert word in message
+  assert not (tmp_path / 'run').exists()
+
+
+def test_variables_of_another_teacher(tmp_path):
+  other = blocks.init(plain(1), jax.random.key(0))
+  with pytest.raises(UserError, match='not those of its network'):
+    lit_jax.compress(
+      plain(2),
+      plain(1),
+      TRAIN,
+      TEST,
+      tmp_path,
+      teacher_variables=other,
+      **FACTS,
+    )
+
+
+def test_several_inputs(tmp_path):
+  """An image and a number: any pytree of arrays."""
+
+  class Stem(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+      return nn.Conv(3, (3, 3))(x['image']) + x['number'][:, None, None, None]
+
+  def net(depth):
+    example = {
+      'image': jax.ShapeDtypeStruct(SHAPE, jnp.float32),
+      'number': jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    blocks_ = (Plain(depth), Plain(depth))
+    return BlockNet(Stem(), blocks_, Head(), example)
+
+  def of(pair):
+    images, labels = pair
+    numbers = labels.astype(np.float32)
+    return {'image': np.float32(images) / 255, 'number': numbers}, labels
+
+  assert lit_jax.summary(net(1)).depth == 4
+  results = lit_jax.compress(
+    net(2), net(1), of(TRAIN), of(TEST), tmp_path, **(FACTS | {'epochs': 2})
+  )
+  assert [row['method'] for row in results['rows']] == ['teacher', 'lit']
+
+
+# Families by import path.
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+  """A module of the user's own on the Python path."""
+  (tmp_path / 'users_nets.py').write_text(
+    'from compress_test import plain as _plain\n'
+    'def plain(depth, classes, input_shape):\n'
+    '  return _plain(depth, shape=input_shape)\n'
+    'def none(depth):\n'
+    '  return depth\n'
+    'number = 3\n'
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  yield 'users_nets'
+  sys.modules.pop('users_nets', None)
+
+
+def test_a_family_by_import_path(nets):
+  spec = {'family': f'{nets}:plain', 'depth': 2, 'classes': 3}
+  net = models.build(spec | {'input_shape': list(SHAPE)})
+  assert lit_jax.summary(net).depth == 6
+  assert models.title(spec) == 'plain-2'
+
+
+@pytest.mark.parametrize(
+  'family, words',
+  [
+    ('nowhere_at_all:plain', "'nowhere_at_all:plain' cannot be imported"),
+    ('users_nets:missing', "'users_nets:missing' cannot be imported"),
+    ('users_nets:number', "'users_nets:number' is a int, no function"),
+    ('users_nets:none', 'it returns a int, not a BlockNet'),
+  ],
+)
+def test_import_paths_that_lead_nowhere(nets, family, words):
+  with pytest.raises(UserError, match=words) as caught:
+    models.build({'family': family, 'depth': 2})
+  assert '\n' not in str(caught.value)
+
+
+# What a saved network must be fed with.
+
+
+IMAGES = ImagePreprocess((0.5, 0.4), (0.2, 0.3))
+DATASET = Dataset(
+  'own',
+  {'train': Split(*TRAIN), 'test': Split(*TEST)},
+  CLASSES,
+  IMAGES,
+  ('a', 'b', 'c'),
+)
+
+
+def job(checkpoint, *copy, dataset=DATASET):
+  phase = phases.Phase('lit', Objective(0.9, 0.5, 3.0), 1, 0.1, copy=copy)
+  return runner.Run(
+    dataset=dataset,
+    task=Classify(CLASSES),
+    teacher=plain(2),
+    teacher_checkpoint=str(checkpoint),
+    teacher_method=phases.Method('teacher', (phase,)),
+    students=(runner.Student(plain(1), phases.Method('lit', (phase,))),),
+    training=phases.Training(8, 0, 'fp32', 4, 'last'),
+    config={},
+  )
+
+
+def save(folder, preprocess=IMAGES, classes=('a', 'b', 'c'), seed=0):
+  facts = saved.Facts(
+    None, 'own', list(classes), preprocess.facts(), 'fp32', '', {}
+  )
+  variables = blocks.init(plain(2), jax.random.key(seed))
+  return saved.save(folder, facts, variables)
+
+
+def test_a_teacher_is_fed_by_its_own_normalisation(tmp_path, monkeypatch):
+  other = ImagePreprocess((0.1, 0.2), (0.5, 0.6))
+  save(tmp_path / 'teacher', other)
+  seen = {}
+  run = loop.run
+
+  def spy(phase, *args):
+    seen['plan'] = phase.plan
+    return run(phase, *args)
+
+  monkeypatch.setattr(loop, 'run', spy)
+  runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
+  plan = seen['plan']
+  assert (plan.preprocess.mean, plan.teacher_preprocess.mean) == (
+    IMAGES.mean, other.mean,
+  )  # fmt: skip
+  # The accuracy in the teacher's row is under its own as well.
+  _, variables = saved.load(tmp_path / 'teacher', plain(2))
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  evaluate = Classify(CLASSES).evaluator(
+    plain(2), other, DATASET.splits['test']
+  )
+  found = evaluate({'student': variables})
+  assert results['rows'][0]['confusion'] == found.pictures['confusion']
+  assert saved.describe(tmp_path / 'run/lit/student').input == IMAGES.facts()
+
+
+def test_a_copied_stem_reads_what_the_teachers_does(tmp_path):
+  other = ImagePreprocess((0.1, 0.2), (0.5, 0.6))
+  save(tmp_path / 'teacher', other)
+  runner.run(job(tmp_path / 'teacher', 'stem'), tmp_path / 'run')
+  found = saved.describe(tmp_path / 'run/lit/student').input
+  assert found == other.facts()
+
+
+def test_another_teacher_at_the_same_path_is_refused(tmp_path):
+  save(tmp_path / 'teacher')
+  done = runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
+  assert runner.run(job(tmp_path / 'teacher'), tmp_path / 'run') == done
+  save(tmp_path / 'teacher', seed=1)
+  for _ in range(2):
+    with pytest.raises(UserError, match='other data: teacher was '):
+      runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
+    # Also where it must train again.
+    (tmp_path / 'run' / 'results.json').unlink(missing_ok=True)
+
+
+def test_another_class_list_is_refused(tmp_path):
+  save(tmp_path / 'teacher', classes=('a', 'c', 'b'))
+  with pytest.raises(UserError, match='a, c, b apart, and own has a, b, c'):
+    runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'class_names': ('a', 'b', 'd')}, 'classes was'),
+    ({'preprocess': ImagePreprocess((0.5, 0.5), (0.2, 0.3))}, 'input.mean was'),
+  ],
+)
+def test_a_workdir_is_bound_to_its_data(changes, words, tmp_path, monkeypatch):
+  monkeypatch.setattr(runner, '_student_rows', lambda *args: [])
+  save(tmp_path / 'teacher', classes=())
+  runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
+  other = dataclasses.replace(DATASET, **changes)
+  with pytest.raises(UserError, match=f'begun with other data: .*{words}'):
+    runner.run(job(tmp_path / 'teacher', dataset=other), tmp_path / 'run')
+
+
+def test_a_teacher_of_texts_is_refused(tmp_path):
+  save(tmp_path / 'teacher')
+  path = tmp_path / 'teacher' / 'network.json'
+  content = json.loads(path.read_text())
+  content['input'] = {'kind': 'characters', 'symbols': 'abc'}
+  path.write_text(json.dumps(content))
+  with pytest.raises(UserError, match='it reads characters, and the data are'):
+    teachers.read(tmp_path / 'teacher', DATASET, 'fp32', plain(2))
+
+
+@pytest.mark.parametrize('fact', ['input', 'classes', 'digest', 'precision'])
+def test_a_network_without_its_facts_is_refused(fact, tmp_path):
+  save(tmp_path / 'teacher')
+  path = tmp_path / 'teacher' / 'network.json'
+  content = json.loads(path.read_text())
+  del content[fact]
+  path.write_text(json.dumps(content))
+  with pytest.raises(UserError, match=f'does not say {fact}: .*earlier') as e:
+    runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
+  assert '\n' not in str(e.value)
+
+
+def test_arrays_that_are_not_those_that_were_saved(tmp_path):
+  facts = save(tmp_path / 'teacher')
+  path = tmp_path / 'teacher' / 'network.json'
+  path.write_text(path.read_text().replace(facts.digest, '0' * 64))
+  with pytest.raises(UserError, match='not those that were saved'):
+    saved.load(tmp_path / 'teacher', plain(2))
+
+
+def test_a_digest_tells_values_and_names_apart():
+  tree = {'params': {'a': np.float32([1, 2]), 'b': np.float32([3])}}
+  first = saved.digest(tree)
+  assert (
+    saved.digest({'params': dict(reversed(tree['params'].items()))}) == first
+  )
+  for other in (
+    {'params': {'a': np.float32([1, 2]), 'b': np.float32([4])}},
+    {'params': {'a': np.float32([1, 2]), 'c': np.float32([3])}},
+    {'params': {'a': np.float32([[1, 2]]), 'b': np.float32([3])}},
+  ):
+    assert saved.digest(other) != first
+
+
+def test_a_blocknet_is_needed_to_load_one(tmp_path):
+  save(tmp_path / 'teacher')
+  with pytest.raises(UserError, match='give that BlockNet'):
+    saved.load(tmp_path / 'teacher')
+
+
+def test_evaluations_of_a_few_classes_have_a_picture():
+  assert classify.of_confusion(1.0, np.eye(20)).pictures['confusion']
+  assert classify.of_confusion(1.0, np.eye(21)).pictures['confusion'] is None
+  assert pathlib.Path(lit_jax.__file__).exists()
