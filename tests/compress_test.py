@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import sys
 
 import jax
@@ -60,7 +59,12 @@ def examples(count, seed=0):
 
 
 TRAIN, TEST = examples(40), examples(10, seed=1)
-FACTS = dict(epochs=2, batch_size=8, steps_per_call=4)
+SHORT = dict(epochs=2, batch_size=8, steps_per_call=4)
+
+
+def run(workdir, **changes):
+  settings = SHORT | changes
+  return lit_jax.compress(plain(2), plain(1), TRAIN, TEST, workdir, **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +79,7 @@ def compressed(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('compressed')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(rows, 'latency_ms', lambda *args: 1.0)
-    results = lit_jax.compress(
-      plain(2), plain(1), TRAIN, TEST, workdir, **FACTS
-    )
+    results = run(workdir)
   return workdir, results
 
 
@@ -115,24 +117,16 @@ def test_the_saved_student_has_the_rows_accuracy(compressed):
 
 def test_stem_and_head_start_as_the_teachers(compressed, monkeypatch, tmp_path):
   first = {}
-  run = loop.run
+  train = loop.run
 
   def spy(phase, workdir, state, observer):
     first[phase.method, phase.name] = state.variables['student']
-    return run(phase, workdir, state, observer)
+    return train(phase, workdir, state, observer)
 
   monkeypatch.setattr(loop, 'run', spy)
   workdir, _ = compressed
   _, teacher = saved.load(workdir / 'teacher' / 'teacher', plain(2))
-  lit_jax.compress(
-    plain(2),
-    plain(1),
-    TRAIN,
-    TEST,
-    tmp_path,
-    teacher_variables=teacher,
-    **FACTS,
-  )
+  run(tmp_path, teacher_variables=teacher)
   # The given teacher is not trained.
   assert list(first) == [('lit', 'lit'), ('lit', 'finetune')]
   for part in ('stem', 'head'):
@@ -147,16 +141,14 @@ def test_stem_and_head_start_as_the_teachers(compressed, monkeypatch, tmp_path):
 def test_the_same_call_again_only_reports(compressed, monkeypatch):
   workdir, results = compressed
   monkeypatch.setattr(loop, 'run', None)
-  again = lit_jax.compress(plain(2), plain(1), TRAIN, TEST, workdir, **FACTS)
+  again = run(workdir)
   assert again == results
 
 
 def test_another_call_in_the_same_workdir_is_refused(compressed):
   workdir, _ = compressed
   with pytest.raises(UserError, match='another configuration: epochs was 2'):
-    lit_jax.compress(
-      plain(2), plain(1), TRAIN, TEST, workdir, **(FACTS | {'epochs': 3})
-    )
+    run(workdir, epochs=3)
 
 
 class OwnNorm(nn.Module):
@@ -183,7 +175,7 @@ class OwnNorm(nn.Module):
 )
 def test_networks_that_do_not_fit(teacher, student, words, tmp_path):
   with pytest.raises(UserError) as caught:
-    lit_jax.compress(teacher, student, TRAIN, TEST, tmp_path / 'run', **FACTS)
+    lit_jax.compress(teacher, student, TRAIN, TEST, tmp_path / 'run', **SHORT)
   message = str(caught.value)
   assert '\n' not in message
   for word in words:
@@ -194,15 +186,7 @@ def test_networks_that_do_not_fit(teacher, student, words, tmp_path):
 def test_variables_of_another_teacher(tmp_path):
   other = blocks.init(plain(1), jax.random.key(0))
   with pytest.raises(UserError, match='not those of its network'):
-    lit_jax.compress(
-      plain(2),
-      plain(1),
-      TRAIN,
-      TEST,
-      tmp_path,
-      teacher_variables=other,
-      **FACTS,
-    )
+    run(tmp_path, teacher_variables=other)
 
 
 def test_several_inputs(tmp_path):
@@ -228,7 +212,7 @@ def test_several_inputs(tmp_path):
 
   assert lit_jax.summary(net(1)).depth == 4
   results = lit_jax.compress(
-    net(2), net(1), of(TRAIN), of(TEST), tmp_path, **(FACTS | {'epochs': 2})
+    net(2), net(1), of(TRAIN), of(TEST), tmp_path, **SHORT
   )
   assert [row['method'] for row in results['rows']] == ['teacher', 'lit']
 
@@ -313,11 +297,11 @@ def test_a_teacher_is_fed_by_its_own_normalisation(tmp_path, monkeypatch):
   other = ImagePreprocess((0.1, 0.2), (0.5, 0.6))
   save(tmp_path / 'teacher', other)
   seen = {}
-  run = loop.run
+  train = loop.run
 
   def spy(phase, *args):
     seen['plan'] = phase.plan
-    return run(phase, *args)
+    return train(phase, *args)
 
   monkeypatch.setattr(loop, 'run', spy)
   runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
@@ -411,9 +395,8 @@ def test_arrays_that_are_not_those_that_were_saved(tmp_path):
 def test_a_digest_tells_values_and_names_apart():
   tree = {'params': {'a': np.float32([1, 2]), 'b': np.float32([3])}}
   first = saved.digest(tree)
-  assert (
-    saved.digest({'params': dict(reversed(tree['params'].items()))}) == first
-  )
+  backwards = dict(reversed(tree['params'].items()))
+  assert saved.digest({'params': backwards}) == first
   for other in (
     {'params': {'a': np.float32([1, 2]), 'b': np.float32([4])}},
     {'params': {'a': np.float32([1, 2]), 'c': np.float32([3])}},
@@ -431,4 +414,3 @@ def test_a_blocknet_is_needed_to_load_one(tmp_path):
 def test_evaluations_of_a_few_classes_have_a_picture():
   assert classify.of_confusion(1.0, np.eye(20)).pictures['confusion']
   assert classify.of_confusion(1.0, np.eye(21)).pictures['confusion'] is None
-  assert pathlib.Path(lit_jax.__file__).exists()
