@@ -16,7 +16,7 @@ from rich.console import Console
 from experiments import recipes
 from lit_jax import report
 from lit_jax.errors import UserError
-from lit_jax.runs import runner
+from lit_jax.runs import jobs, runner
 from lit_jax.training import startup
 from lit_jax.training.interrupt import Interrupted, Observer, stop_on_signals
 
@@ -40,7 +40,7 @@ _FLAG_ERRORS = (
 )
 
 
-def main(build: Callable[[ConfigDict], runner.Run]) -> None:
+def main(build: Callable[[ConfigDict], jobs.Job]) -> None:
   """Runs a command line: compresses as the flags say, and prints the table.
 
   Args:

@@ -15,7 +15,7 @@ from lit_jax import models, objectives, tasks
 from lit_jax.data import sources
 from lit_jax.data.dataset import hold_out
 from lit_jax.errors import UserError, choose, names
-from lit_jax.runs import phases, runner
+from lit_jax.runs import jobs, phases
 from lit_jax.training import optim
 
 # Another place of the data, or another method or baseline beside, changes no
@@ -27,7 +27,7 @@ _NOT_IN_CONFIG = ('data_dir', 'method', 'baseline', 'data.path', 'data.cache')
 Config = Any
 
 
-def compression(config: Config) -> runner.Run:
+def compression(config: Config) -> jobs.Job:
   """A whole run from its configuration.
 
   Raises:
@@ -43,7 +43,7 @@ def compression(config: Config) -> runner.Run:
   fitting = task.network_options(dataset)
   teacher: dict[str, Any] = spec(config.teacher)
   checkpoint = teacher.pop('checkpoint', '')
-  return runner.Run(
+  return jobs.Job(
     dataset=dataset,
     task=task,
     teacher=teacher | fitting,
@@ -80,7 +80,7 @@ def _published(dataset, teacher, students):
     )
   if not values:
     return None
-  return runner.Reference(published.COLUMN, values, published.NOTE)
+  return jobs.Reference(published.COLUMN, values, published.NOTE)
 
 
 def _dataset(config):
@@ -97,7 +97,7 @@ def _baseline_names(config):
 
 def _baselines(config):
   return tuple(
-    runner.Baseline(name, baselines.find(name))
+    jobs.Baseline(name, baselines.find(name))
     for name in _baseline_names(config)
   )
 
@@ -146,7 +146,7 @@ def _students(config):
   for options in between:
     options.pop('units', None)
   if not between:
-    return tuple(runner.Student(last, method) for method in methods)
+    return tuple(jobs.Student(last, method) for method in methods)
   _check_sequence(config, [options['depth'] for options in between])
   chains = [_chain(method, (*between, last)) for method in methods]
   return tuple(student for chain in chains for student in chain)
@@ -181,7 +181,7 @@ def _chain(method, specs):
     if name in [student.method.name for student in students]:  # born again
       name += '-again'
     own = dataclasses.replace(method, name=name)
-    students.append(runner.Student(options, own, teacher))
+    students.append(jobs.Student(options, own, teacher))
     # Who learns from labels alone needs nobody before it.
     if method.needs_teacher:
       teacher = own.name

@@ -16,7 +16,7 @@ from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
-from lit_jax.runs import phases, rows, runner, teachers
+from lit_jax.runs import jobs, phases, rows, runner, teachers
 from lit_jax.tasks import Classify, classify
 from lit_jax.training import loop
 
@@ -273,13 +273,13 @@ DATASET = Dataset(
 
 def job(checkpoint, *copy, dataset=DATASET):
   phase = phases.Phase('lit', Objective(0.9, 0.5, 3.0), 1, 0.1, copy=copy)
-  return runner.Run(
+  return jobs.Job(
     dataset=dataset,
     task=Classify(CLASSES),
     teacher=plain(2),
     teacher_checkpoint=str(checkpoint),
     teacher_method=phases.Method('teacher', (phase,)),
-    students=(runner.Student(plain(1), phases.Method('lit', (phase,))),),
+    students=(jobs.Student(plain(1), phases.Method('lit', (phase,))),),
     training=phases.Training(8, 0, 'fp32', 4, 'last'),
     config={},
   )

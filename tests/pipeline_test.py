@@ -22,7 +22,7 @@ from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
 from lit_jax.objectives import Objective, scratch
-from lit_jax.runs import phases, rows, runner
+from lit_jax.runs import jobs, phases, rows, runner
 from lit_jax.tasks import Classify, classify
 from lit_jax.training import (
   devices,
@@ -104,7 +104,7 @@ def _job(*methods, teacher='', dataset=DATASET, **training):
     steps_per_call=PER_CALL,
     select='last',
   )
-  return runner.Run(
+  return jobs.Job(
     dataset=dataset,
     task=Classify(10),
     teacher=TEACHER,
@@ -113,7 +113,7 @@ def _job(*methods, teacher='', dataset=DATASET, **training):
       'teacher', (_phase('train_teacher', scratch()),)
     ),
     students=tuple(
-      runner.Student(STUDENT, METHODS[m] if isinstance(m, str) else m)
+      jobs.Student(STUDENT, METHODS[m] if isinstance(m, str) else m)
       for m in methods
     ),
     training=phases.Training(**(settings | training)),
@@ -141,7 +141,7 @@ def _latency(net, variables, batch):
 class Finished:
   """A finished run, and every phase that ran: its first and last network."""
 
-  job: runner.Run
+  job: jobs.Job
   workdir: pathlib.Path
   results: dict
   trained: dict

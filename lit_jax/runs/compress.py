@@ -14,7 +14,7 @@ from lit_jax.data.preprocess import AsIs, ImagePreprocess, Preprocess
 from lit_jax.errors import UserError
 from lit_jax.networks.summary import summary
 from lit_jax.objectives import Objective, scratch
-from lit_jax.runs import runner
+from lit_jax.runs import jobs, runner
 from lit_jax.runs.phases import TEACHER, Method, Phase, Training
 from lit_jax.tasks.classify import Classify
 from lit_jax.training import state
@@ -91,7 +91,7 @@ def compress(
   dataset = Dataset(
     'own', splits, 0, preprocess or _preprocess(splits['train'].inputs)
   )
-  job = runner.Run(
+  job = jobs.Job(
     dataset=dataset,
     task=task or Classify(blocks.cut_shapes(teacher)['head'][-1]),
     teacher=teacher,
@@ -101,7 +101,7 @@ def compress(
       TEACHER,
       (Phase('train', scratch(), epochs, learning_rate, schedule='cosine'),),
     ),
-    students=(runner.Student(student, Method('lit', phases)),),
+    students=(jobs.Student(student, Method('lit', phases)),),
     training=Training(
       batch_size=batch_size,
       seed=seed,

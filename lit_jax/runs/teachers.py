@@ -13,10 +13,24 @@ from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
 from lit_jax.runs import workdir
+from lit_jax.runs.jobs import Job
 from lit_jax.runs.phases import TEACHER
 from lit_jax.runs.train import Teacher
 from lit_jax.training import devices
 from lit_jax.training.precision import policy
+
+
+def given(job: Job) -> Teacher:
+  """The teacher that comes trained.
+
+  Raises:
+    UserError: as `read` and `in_memory`.
+  """
+  net = job.build(job.teacher)
+  if job.teacher_variables is not None:
+    return in_memory(job.teacher_variables, job.dataset, net)
+  folder = given_folder(job.teacher_checkpoint, job.dataset.name)
+  return read(folder, job.dataset, job.training.precision, job.teacher)
 
 
 def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:

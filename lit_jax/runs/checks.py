@@ -1,0 +1,164 @@
+"""What can be found wrong with a job before anything is trained."""
+
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from lit_jax import blocks
+from lit_jax.blocks import BlockNet, check_pair
+from lit_jax.data.preprocess import Preprocess
+from lit_jax.errors import UserError, reason
+from lit_jax.layers import unshared_statistics
+from lit_jax.runs import phases, teachers
+from lit_jax.runs.jobs import Job
+from lit_jax.runs.phases import TEACHER
+from lit_jax.runs.train import Teacher
+
+
+def check(job: Job) -> Teacher | None:
+  """Raises UserError for all that can be; returns a teacher that was given."""
+  teacher = job.build(job.teacher)
+  _check_network(job, teacher)
+  job.task.check(job.dataset)
+  phases.check_training(job.training, job.dataset)
+  _check_names(job)
+  known = {TEACHER: teacher}
+  for student in job.students:
+    net, method = job.build(student.network), student.method
+    phases.check_method(method, net)
+    _check_statistics(net)
+    if student.teacher not in known:
+      raise UserError(
+        f'{method.name} has the teacher {student.teacher!r}, which is no '
+        f'single student before it; choose one of {", ".join(known)}'
+      )
+    if job.needs_teacher or student.teacher != TEACHER:
+      check_pair(known[student.teacher], net)
+      phases.check_copies(method, known[student.teacher], net)
+    if not method.population:
+      known[method.name] = net
+  if not job.needs_teacher:
+    return None
+  if job.gives_teacher:
+    # Found wrong now, not after the teacherless methods have run.
+    return teachers.given(job)
+  _check_statistics(teacher)
+  phases.check_method(job.teacher_method, teacher)
+  if job.teacher_method.needs_teacher:
+    raise UserError(
+      'the teacher learns from labels alone: alpha and beta of its phases '
+      'must be 1, and nothing can be copied'
+    )
+  return None
+
+
+def _check_names(job):
+  methods = [student.method for student in job.students]
+  names = job.names
+  if len(set(names)) < len(names):
+    raise UserError(f'method {",".join(names)} names one method twice')
+  if job.training.select == 'best' and any(m.population for m in methods):
+    raise UserError(
+      "select=best keeps one network's best epoch, and a population has many; "
+      'take select=last, or train its members one by one'
+    )
+  folders = [m.name for m in methods if m.population and m.names != (m.name,)]
+  if clash := set(folders) & set(names):
+    raise UserError(
+      f'{clash.pop()!r} is the folder of a population and a student of its '
+      'own; choose another name for one'
+    )
+  if TEACHER in (*names, *folders):
+    raise UserError(f'{TEACHER!r} is no name for a method; choose another')
+
+
+def _check_network(job: Job, net: BlockNet) -> None:
+  """Catches a data set of the user's own that the networks cannot read."""
+  for name, split in job.dataset.splits.items():
+    where = f'{job.dataset.name}, split {name}'
+    inputs = jax.tree.map(_abstract, split.inputs)
+    counts = {len(leaf) for leaf in jax.tree.leaves(split)}
+    if len(counts) > 1 or 0 in counts:
+      shapes = [leaf.shape for leaf in jax.tree.leaves(split.labels)]
+      raise UserError(
+        f'{where}: {split.examples} inputs and labels of shape '
+        f'{", ".join(map(str, shapes))}; give one label for each of at least '
+        'one input'
+      )
+    _check_inputs(where, inputs, job.dataset.preprocess, net)
+
+
+def _abstract(array):
+  return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def _check_inputs(where, inputs, preprocess: Preprocess, net) -> None:
+  described = f'{where}: inputs are {_words(inputs)}'
+  try:
+    read = jax.eval_shape(preprocess.normalize, inputs)
+  except UserError as error:
+    raise UserError(f'{described}; {error}') from None
+  except Exception as error:  # Of another rank, for instance.
+    raise UserError(
+      f'{described}; they cannot be preprocessed ({reason(error)})'
+    ) from None
+  count = len(jax.tree.leaves(inputs)[0])
+  wanted = blocks.example(net, count)
+  if jax.tree.map(_key_of, read) != jax.tree.map(_key_of, wanted):
+    raise UserError(
+      f'{described}; the networks read {blocks.describe(net.example)} an '
+      f'example, and get {_words(read)}'
+    )
+
+
+def _key_of(leaf):
+  return f'{leaf.dtype} {tuple(leaf.shape)}'
+
+
+def _words(tree):
+  texts = jax.tree.map(_key_of, tree)
+  return texts if isinstance(texts, str) else str(texts)
+
+
+def _check_statistics(net: BlockNet) -> None:
+  """Batch statistics that many devices would not share must not go unseen."""
+  if jax.local_device_count() == 1:
+    return
+  kinds = unshared_statistics(lambda: blocks.shapes(net))
+  for path, kind in kinds.items():
+    raise UserError(
+      f'{path} is a {kind}, whose batch statistics the '
+      f'{jax.local_device_count()} devices would not share; take '
+      'flax.linen.BatchNorm or lit_jax.layers.BatchNorm, or train on one '
+      'device (JAX_NUM_CPU_DEVICES=1, CUDA_VISIBLE_DEVICES=0)'
+    )
+
+
+def data_facts(job: Job, given: Teacher | None) -> dict[str, Any]:
+  """What a workdir is bound to beside its configuration."""
+  dataset = job.dataset
+  facts = {
+    'dataset': dataset.name,
+    'classes': list(dataset.class_names),
+    'content': dataset.content,
+    'input': dataset.preprocess.facts(),
+    'splits': {
+      name: {
+        'examples': split.examples,
+        'labels_crc32': _crc32(split.labels),
+      }
+      for name, split in dataset.splits.items()
+    },
+  }
+  if given is not None:
+    facts['teacher'] = given.digest
+  return facts
+
+
+def _crc32(tree):
+  result = 0
+  for leaf in jax.tree.leaves(tree):
+    result = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), result)
+  return result

@@ -1,0 +1,60 @@
+"""What `results.json` says of a whole run."""
+
+import importlib.metadata
+import os
+import shlex
+import sys
+from typing import Any
+
+import jax
+
+from lit_jax.runs.jobs import Job, JsonRow
+
+_REPORTED = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def results(job: Job, found: list[JsonRow]) -> dict[str, Any]:
+  """Its content.
+
+  Args:
+    job: what was to be done.
+    found: the rows so far, in the order of the table.
+  """
+  columns, notes = [c.to_json() for c in job.task.columns], []
+  if job.reference is not None:
+    values, column = job.reference.values, job.reference.column
+    found = [
+      {**row, column.key: values[row['method']]}
+      if row['method'] in values
+      else row
+      for row in found
+    ]
+    # Beside the task's first number.
+    columns.insert(1, column.to_json())
+    notes.append(job.reference.note)
+  return {
+    'dataset': job.dataset.name,
+    'classes': list(job.dataset.class_names),
+    'seed': job.training.seed,
+    'columns': columns,
+    'selects': job.task.selects.key,
+    'notes': notes,
+    'rows': found,
+    'device': _device(),
+    'versions': {n: importlib.metadata.version(n) for n in _REPORTED},
+    'command': shlex.join(['python', *_command()]),
+  }
+
+
+def _device():
+  devices = jax.local_devices()
+  return (
+    f'{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores'
+  )
+
+
+def _command():
+  # `python -m package.module` leaves the module's path in argv[0].
+  spec = getattr(sys.modules.get('__main__'), '__spec__', None)
+  program = ['-m', spec.name] if spec and spec.name else sys.argv[:1]
+  return [*program, *sys.argv[1:]]
