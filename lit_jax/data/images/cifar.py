@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.data.dataset import Dataset, Split
-from lit_jax.data.images import checks
+from lit_jax.data.images import checks, class_names
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError, reason
 
@@ -29,7 +29,7 @@ _SHAPE = (32, 32, 3)
 class _Cifar(NamedTuple):
   """What is known of one of the two before any file is read."""
 
-  classes: int
+  classes: tuple[str, ...]
   mean: tuple[float, ...]  # of each channel over the train split, 0 to 1
   std: tuple[float, ...]
   archive: str  # the official packed binary files
@@ -42,7 +42,7 @@ class _Cifar(NamedTuple):
 
 _CIFAR = {
   'cifar10': _Cifar(
-    classes=10,
+    classes=class_names.CIFAR10,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
     archive='cifar-10-binary.tar.gz',
@@ -56,7 +56,7 @@ _CIFAR = {
     label_bytes=1,
   ),
   'cifar100': _Cifar(
-    classes=100,
+    classes=class_names.CIFAR100,
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
     archive='cifar-100-binary.tar.gz',
@@ -93,7 +93,8 @@ def load(name: str, folder: str) -> Dataset:
   """
   cifar = _CIFAR[name]
   preprocess = ImagePreprocess(cifar.mean, cifar.std, flip=True)
-  return Dataset(name, _splits(name, folder), cifar.classes, preprocess)
+  splits = _splits(name, folder)
+  return Dataset(name, splits, len(cifar.classes), preprocess, cifar.classes)
 
 
 # Which copy to read.
@@ -177,7 +178,9 @@ def _binary_splits(
       where, raw = read(file)
       images, labels = _records(cifar, split, raw, where, fix)
       parts.append(
-        Split(images, checks.check_labels(labels, cifar.classes, where, fix))
+        Split(
+          images, checks.check_labels(labels, len(cifar.classes), where, fix)
+        )
       )
     splits[split] = Split(
       *(np.concatenate(p) for p in zip(*parts, strict=True))
@@ -340,5 +343,5 @@ def _tfds_split(
   labels = np.asarray([e['label'] for e in examples])
   return Split(
     np.stack([e['image'] for e in examples]),
-    checks.check_labels(labels, cifar.classes, where, fix),
+    checks.check_labels(labels, len(cifar.classes), where, fix),
   )

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from lit_jax.data.dataset import Dataset, Split
-from lit_jax.data.images import checks
+from lit_jax.data.images import checks, class_names
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError, reason
 
 _FULL, _MINI = NAMES = ('fashion_mnist', 'fashion_mnist_mini')
 
 _URL = 'https://github.com/zalandoresearch/fashion-mnist'
-_CLASSES = 10
+_CLASSES = len(class_names.FASHION_MNIST)
 _SHAPE = (28, 28, 1)
 _MEAN, _STD = (0.2860,), (0.3530,)  # over the train split, 0 to 1
 _COUNTS = {'train': 60000, 'test': 10000}
@@ -52,7 +52,8 @@ def load(name: str, folder: str) -> Dataset:
   """
   splits = _mini() if name == _MINI else _full(folder)
   preprocess = ImagePreprocess(_MEAN, _STD, flip=True)
-  return Dataset(name, splits, _CLASSES, preprocess)
+  names = class_names.FASHION_MNIST
+  return Dataset(name, splits, len(names), preprocess, names)
 
 
 # The four files.
