@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import pathlib
-from typing import Any
+from typing import IO, Any
 
 # What a file system says that cannot put a folder's entries on the disk.
 _NO_SUCH_SYNC = (errno.EINVAL, errno.ENOTSUP)
@@ -34,8 +34,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
   try:
     with part.open('wb') as file:
       file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
+      sync(file)
     os.replace(part, path)
   except BaseException:
     # The first error is the one to tell of.
@@ -57,6 +56,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     TypeError: the value is no JSON; nothing is touched.
   """
   write_text(path, json.dumps(value, indent=2) + '\n')
+
+
+def sync(file: IO[Any]) -> None:
+  """Puts what was written to an open file on the disk.
+
+  A full disk may be noticed only here.
+  """
+  file.flush()
+  os.fsync(file.fileno())
 
 
 def sync_folder(folder: pathlib.Path) -> None:

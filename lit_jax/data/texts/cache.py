@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+import pathlib
 import secrets
 import shutil
 import time
@@ -22,6 +23,7 @@ import numpy as np
 from lit_jax.data.dataset import Split
 from lit_jax.data.texts import characters
 from lit_jax.errors import UserError, reason
+from lit_jax.files import sync, sync_folder
 
 _FORMAT = 1
 _META = 'meta.json'
@@ -64,7 +66,7 @@ class Part:
       for ids, numbers in blocks:
         self._write(f, np.ascontiguousarray(ids).data)
         labels.append(numbers)
-      _sync(f)
+      sync(f)
     return np.concatenate(labels)
 
   def finish(
@@ -85,7 +87,7 @@ class Part:
       with open(path, 'wb') as f:
         self.bytes += numbers.nbytes
         np.save(f, numbers)
-        _sync(f)
+        sync(f)
     meta = {
       'format': _FORMAT,
       'key': os.path.basename(self._folder).split('.')[0],
@@ -97,7 +99,7 @@ class Part:
     }
     with open(os.path.join(self._folder, _META), 'w') as f:
       json.dump(meta, f, indent=1)
-      _sync(f)
+      sync(f)
 
   @contextlib.contextmanager
   def scratch(self, size: int) -> Iterator[str]:
@@ -114,13 +116,6 @@ class Part:
   def _write(self, f, data):
     self.bytes += data.nbytes
     f.write(data)
-
-
-def _sync(f: Any) -> None:
-  # A full disk may be noticed only here, and after the folder has its name
-  # nothing may be lost.
-  f.flush()
-  os.fsync(f.fileno())
 
 
 @contextlib.contextmanager
@@ -164,7 +159,9 @@ def writing(entry: str, length: int) -> Iterator[Part]:
 
 def _rename(folder: str, entry: str) -> None:
   try:
+    # All within is on the disk already.
     os.rename(folder, entry)
+    sync_folder(pathlib.Path(entry).parent)
   except OSError:
     # Another process may have been first, with the same bytes.
     if not os.path.exists(os.path.join(entry, _META)):
