@@ -107,7 +107,10 @@ def run_method(
   for index, phase in enumerate(method.phases):
     context.observer.interrupt(f'before {method.name}/{phase.name}')
     results = _run_phase(setting, index, phase, learners)
-    learners = tuple(result.learners for result in results)
+    learners = tuple(
+      before | result.learners
+      for before, result in zip(learners, results, strict=True)
+    )
     seconds += results[0].train_seconds
   return tuple(loop.PhaseResult(own, seconds) for own in learners)
 
@@ -122,8 +125,9 @@ def _run_phase(setting, index, phase, learners):
     raise UserError(
       f'{setting.method.name}/{phase.name} copies, without a teacher'
     )
+  taught = {state.STUDENT: teacher.variables} if teacher else None
   learners = [
-    context.task.begin(own, teacher and teacher.variables, phase.copy)
+    context.task.begin(own, taught, phase.objective, phase.copy)
     for own in learners
   ]
   run = _phase_run(setting, index, phase, sorted(learners[0]))

@@ -72,9 +72,10 @@ class Classify:
   def fresh(self, student: BlockNet, key: jax.Array) -> Learners:
     return {STUDENT: blocks.init(student, key)}
 
-  def begin(self, learners, teacher, copy) -> Learners:
-    student = learners[STUDENT]
-    return {STUDENT: copy_parts(teacher or {}, student, copy)}
+  def begin(self, learners, teacher, objective, copy) -> Learners:
+    del objective
+    source = teacher[STUDENT] if teacher else {}
+    return {STUDENT: copy_parts(source, learners[STUDENT], copy)}
 
   def prepare(self, plan, objective, teacher, superbatch, step, key):
     inputs = steps.augmented(plan, superbatch.inputs, step, key)

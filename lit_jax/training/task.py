@@ -97,14 +97,18 @@ class Task(Protocol):
   def begin(
     self,
     learners: Learners,
-    teacher: Variables | None,
+    teacher: Learners | None,
+    objective: Objective,
     copy: tuple[str, ...],
   ) -> Learners:
     """The networks that learn in a phase, as it begins.
 
+    A network that is left out stays as it is.
+
     Args:
-      learners: as the phase before left them.
-      teacher: the teacher's variables, None without a teacher.
+      learners: all networks, as the phases before left them.
+      teacher: the teacher's, of the same names; None without a teacher.
+      objective: the phase's.
       copy: the student's parts that are taken from the teacher.
     """
     ...

@@ -23,7 +23,7 @@ import numpy as np
 from lit_jax.data.dataset import Split
 from lit_jax.data.texts import characters
 from lit_jax.errors import UserError, reason
-from lit_jax.files import sync, sync_folder
+from lit_jax.files import sync, sync_folder, write_json
 
 _FORMAT = 1
 _META = 'meta.json'
@@ -97,9 +97,7 @@ class Part:
       'classes': list(classes),
       'notes': notes,
     }
-    with open(os.path.join(self._folder, _META), 'w') as f:
-      json.dump(meta, f, indent=1)
-      sync(f)
+    write_json(os.path.join(self._folder, _META), meta)
 
   @contextlib.contextmanager
   def scratch(self, size: int) -> Iterator[str]:
