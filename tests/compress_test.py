@@ -16,6 +16,7 @@ from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
+from lit_jax.objectives import scratch
 from lit_jax.runs import jobs, phases, rows, runner, teachers
 from lit_jax.tasks import Classify, classify
 from lit_jax.training import loop
@@ -149,6 +150,26 @@ def test_another_call_in_the_same_workdir_is_refused(compressed):
   workdir, _ = compressed
   with pytest.raises(UserError, match='another configuration: epochs was 2'):
     run(workdir, epochs=3)
+
+
+@pytest.mark.parametrize('which', ['inputs', 'labels', 'teacher'])
+def test_other_data_in_the_same_workdir_are_refused(which, tmp_path):
+  teacher = blocks.init(plain(2), jax.random.key(0))
+  call = dict(epochs=1, teacher_variables=teacher, **{
+    key: value for key, value in SHORT.items() if key != 'epochs'
+  })  # fmt: skip
+  lit_jax.compress(plain(2), plain(1), TRAIN, TEST, tmp_path, **call)
+  inputs, labels = TRAIN
+  if which == 'inputs':
+    inputs = inputs[::-1].copy()
+  elif which == 'labels':
+    labels = labels[::-1].copy()
+  else:
+    call['teacher_variables'] = jax.tree.map(lambda x: x + 1, teacher)
+  with pytest.raises(UserError, match='was begun with other data'):
+    lit_jax.compress(
+      plain(2), plain(1), (inputs, labels), TEST, tmp_path, **call
+    )
 
 
 class OwnNorm(nn.Module):
@@ -338,6 +359,22 @@ def test_another_teacher_at_the_same_path_is_refused(tmp_path):
       runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
     # Also where it must train again.
     (tmp_path / 'run' / 'results.json').unlink(missing_ok=True)
+
+
+def test_a_workdir_without_a_teacher_is_bound_to_the_first(tmp_path):
+  save(tmp_path / 'teacher')
+  alone = phases.Phase('scratch', scratch(), 1, 0.1)
+  without = dataclasses.replace(
+    job(tmp_path / 'teacher'),
+    students=(jobs.Student(plain(1), phases.Method('scratch', (alone,))),),
+  )
+  data = tmp_path / 'run' / 'data.json'
+  runner.run(without, tmp_path / 'run')
+  assert 'teacher' not in json.loads(data.read_text())
+  runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
+  assert 'teacher' in json.loads(data.read_text())
+  runner.run(without, tmp_path / 'run')
+  assert 'teacher' in json.loads(data.read_text())
 
 
 def test_another_class_list_is_refused(tmp_path):

@@ -136,7 +136,7 @@ def _check_statistics(net: BlockNet) -> None:
     )
 
 
-def data_facts(job: Job, given: Teacher | None) -> dict[str, Any]:
+def data_facts(job: Job) -> dict[str, Any]:
   """What a workdir is bound to beside its configuration."""
   dataset = job.dataset
   facts = {
@@ -147,17 +147,18 @@ def data_facts(job: Job, given: Teacher | None) -> dict[str, Any]:
     'splits': {
       name: {
         'examples': split.examples,
-        'labels_crc32': _crc32(split.labels),
+        'labels_crc32': checksum(split.labels),
       }
       for name, split in dataset.splits.items()
     },
   }
-  if given is not None:
-    facts['teacher'] = given.digest
+  if job.needs_teacher and job.gives_teacher:
+    facts['teacher'] = teachers.given_digest(job)
   return facts
 
 
-def _crc32(tree):
+def checksum(tree: Any) -> int:
+  """CRC-32 of the bytes of all arrays."""
   result = 0
   for leaf in jax.tree.leaves(tree):
     result = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), result)

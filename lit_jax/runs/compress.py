@@ -14,7 +14,7 @@ from lit_jax.data.preprocess import AsIs, ImagePreprocess, Preprocess
 from lit_jax.errors import UserError
 from lit_jax.networks.summary import summary
 from lit_jax.objectives import Objective, scratch
-from lit_jax.runs import jobs, runner
+from lit_jax.runs import checks, jobs, runner
 from lit_jax.runs.phases import TEACHER, Method, Phase, Training
 from lit_jax.tasks.classify import Classify
 from lit_jax.training import state
@@ -88,9 +88,9 @@ def compress(
     objective = objective or Objective(0.95, 0.75, 6.0)
     phases = _phases(teacher, student, objective, epochs, learning_rate)
   splits = {'train': Split(*train), 'test': Split(*test)}
-  dataset = Dataset(
-    'own', splits, 0, preprocess or _preprocess(splits['train'].inputs)
-  )
+  preprocess = preprocess or _preprocess(splits['train'].inputs)
+  content = f'{checks.checksum([split.inputs for split in splits.values()]):x}'
+  dataset = Dataset('own', splits, 0, preprocess, content=content)
   job = jobs.Job(
     dataset=dataset,
     task=task or Classify(blocks.cut_shapes(teacher)['head'][-1]),

@@ -41,6 +41,8 @@ def run(
   """
   done = finished(folder, job.config, job.names, job.teacher_checkpoint)
   if done is not None:
+    # At hand here, so that results of other data are not taken for these.
+    workdir.compare_data(folder.expanduser(), checks.data_facts(job))
     return done
   return train_and_report(job, folder, observer or Observer())
 
@@ -100,7 +102,7 @@ def train_and_report(
   folder = folder.expanduser()
   given = checks.check(job)
   with workdir.claimed(folder, job.config):
-    workdir.compare_data(folder, checks.data_facts(job, given))
+    workdir.compare_data(folder, checks.data_facts(job))
     context = Context(folder, job.task, job.dataset, job.training, observer)
     teacher = given
     if job.needs_teacher and teacher is None:

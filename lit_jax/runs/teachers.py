@@ -33,6 +33,14 @@ def given(job: Job) -> Teacher:
   return read(folder, job.dataset, job.training.precision, job.teacher)
 
 
+def given_digest(job: Job) -> str:
+  """The digest of the teacher that comes trained."""
+  if job.teacher_variables is not None:
+    return saved.digest({'batch_stats': {}} | dict(job.teacher_variables))
+  folder = given_folder(job.teacher_checkpoint, job.dataset.name)
+  return saved.describe(folder).digest
+
+
 def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:
   """The folder of the teacher that the user named.
 
@@ -84,7 +92,7 @@ def read(
     )
   net = models.build(wanted or facts.spec or {}, policy(precision).dtype)
   preprocess = _fed_by(folder, facts, dataset)
-  return Teacher(net, devices.replicate(variables), preprocess, facts.digest)
+  return Teacher(net, devices.replicate(variables), preprocess)
 
 
 def in_memory(
@@ -102,9 +110,7 @@ def in_memory(
       'the variables of the teacher are not those of its network; give '
       "{'params': …, 'batch_stats': …} as blocks.init makes them"
     )
-  return Teacher(
-    net, devices.replicate(found), dataset.preprocess, saved.digest(found)
-  )
+  return Teacher(net, devices.replicate(found), dataset.preprocess)
 
 
 def _shape(leaf):

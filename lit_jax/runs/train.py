@@ -52,13 +52,11 @@ class Teacher(NamedTuple):
     net: the network.
     variables: its own, on all devices.
     preprocess: whose `normalize` makes its inputs.
-    digest: of its arrays.
   """
 
   net: BlockNet
   variables: dict[str, Any]
   preprocess: Preprocess
-  digest: str
 
 
 class _Setting(NamedTuple):

@@ -102,13 +102,14 @@ def compare_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
 
   Args:
     workdir: of the run.
-    facts: what the examples, and a given teacher, are; JSON values.
+    facts: what the examples are, and where one is given and used the
+      'teacher'; JSON values. A workdir is bound to the first teacher.
   """
   old = _read_data(workdir)
-  if old is None:
-    _write(workdir, _DATA, facts)
-  else:
-    _compare(workdir, old, facts)
+  if old is not None:
+    _compare(workdir, facts | old, old | facts)
+  if old != facts | (old or {}):
+    _write(workdir, _DATA, facts | (old or {}))
 
 
 def compare_teacher(workdir: pathlib.Path, digest: str) -> None:
