@@ -52,10 +52,10 @@ def test_winograds_gradients_are_those_of_the_convolution():
 
 def _products(x, kernel, **options):
   """How many products of matrices, and convolutions, a convolution makes."""
-  text = str(
-    jax.make_jaxpr(lambda x, k: layers.conv(x, k, **options))(x, kernel)
+  jaxpr = str(
+    jax.make_jaxpr(lambda x, k: text.conv(x, k, **options))(x, kernel)
   )
-  return text.count('dot_general'), text.count('conv_general_dilated')
+  return jaxpr.count('dot_general'), jaxpr.count('conv_general_dilated')
 
 
 def test_which_convolutions_are_winograds():

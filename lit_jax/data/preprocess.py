@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lit_jax.data.texts.characters import PADDING, SYMBOLS, UNKNOWN
@@ -203,3 +204,28 @@ class ImagePreprocess:
     _check_kind(self, facts)
     mean, std = tuple(facts['mean']), tuple(facts['std'])
     return dataclasses.replace(self, mean=mean, std=std)
+
+
+def usual(inputs: Any) -> Preprocess:
+  """What suits data of which nothing else is known.
+
+  Args:
+    inputs: uint8 images [N, h, w, c], which are normalised by the mean and
+      deviation of each channel and not augmented; everything else is taken as
+      it is.
+  """
+  if not (
+    isinstance(inputs, np.ndarray)
+    and inputs.dtype == np.uint8
+    and inputs.ndim == 4
+  ):
+    return AsIs()
+  pixels = inputs.reshape(-1, inputs.shape[-1])
+  mean, std = pixels.mean(0) / 255, pixels.std(0) / 255
+  return ImagePreprocess(
+    tuple(map(float, mean)),
+    # A channel of one value has no deviation.
+    tuple(map(float, np.where(std > 0, std, 1.0))),
+    crop=False,
+    flip=False,
+  )

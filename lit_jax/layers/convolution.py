@@ -4,10 +4,9 @@ It carries a backward pass of its own. XLA's CPU backend runs the automatic
 gradient of a convolution inside a loop through an unoptimised path (weight
 gradients over a hundred times slower); written as plain NHWC/HWIO
 convolutions, the same sums stay on the fast path. On a CPU, a grouped
-convolution becomes dense ones of several groups each, a 1x1 convolution a
-product of matrices, and one along a text is done by Winograd's method
-(text.py). On other devices convolution is XLA's own, with its automatic
-gradient. docs/performance.md has what each form gains.
+convolution becomes dense ones of several groups each, and a 1x1 convolution a
+product of matrices. On other devices convolution is XLA's own, with its
+automatic gradient. docs/performance.md has what each form gains.
 """
 
 import functools
@@ -19,12 +18,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from lit_jax.layers import text
 from lit_jax.layers.device import on_cpu
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Channels at which XLA's dense convolution reaches its speed on a CPU.
-_DENSE_WIDTH = 32
+DENSE_WIDTH = 32
 
 # Fan-out He initialisation, as the original ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -141,7 +139,7 @@ def _grouped(x, kernel, strides, groups):
 
 def _merged_groups(groups, width):
   """How many groups of `width` channels make up to 32, and divide `groups`."""
-  wanted = max(1, _DENSE_WIDTH // width)
+  wanted = max(1, DENSE_WIDTH // width)
   return max(m for m in range(1, wanted + 1) if groups % m == 0)
 
 
@@ -163,20 +161,7 @@ def conv(x, kernel, strides=(1, 1), groups=1):
     return _grouped(x, kernel, strides, groups)
   if kernel.shape[:2] == (1, 1):
     return _pointwise(x, kernel, strides)
-  if _suits_winograd(x, kernel, strides):
-    return text.winograd(x, kernel)
   return _conv(x, kernel, strides)
-
-
-def _suits_winograd(x, kernel, strides):
-  """Along a text, of many channels; 16 bits would lose too much in its sums."""
-  return (
-    x.shape[1] == 1
-    and kernel.shape[:2] == (1, 3)
-    and strides == (1, 1)
-    and x.shape[-1] >= _DENSE_WIDTH
-    and x.dtype == jnp.float32
-  )
 
 
 class Conv(nn.Module):
@@ -193,5 +178,8 @@ class Conv(nn.Module):
   def __call__(self, x):
     shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
-    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    return self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+
+  def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution itself, in the form that suits the device."""
     return conv(x, kernel, self.strides, self.groups)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lit_jax.layers import convolution
+
 # Winograd's F(4, 3) (Lavin & Gray 2016): a convolution of three makes four
 # places out of six by six products of channels, where plainly it takes twelve.
 _INPUT = (
@@ -75,6 +77,40 @@ def winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
   ]
   y = jnp.stack(_combine(_OUTPUT, products), axis=1)
   return y.reshape(n, 1, 4 * tiles, -1)[:, :, :length]
+
+
+def conv(x: jax.Array, kernel: jax.Array, strides=(1, 1)) -> jax.Array:
+  """`layers.conv` along a text.
+
+  On a CPU by Winograd's method where there are many channels; 16 bits would
+  lose too much in its sums.
+
+  Args:
+    x: [n, 1, length, c_in].
+    kernel: [1, k, c_in, c_out], same dtype as x.
+    strides: (1, step along the length).
+
+  Returns:
+    [n, 1, length', c_out] in x's dtype.
+  """
+  if (
+    convolution.on_cpu()
+    and kernel.shape[:2] == (1, 3)
+    and strides == (1, 1)
+    and x.shape[-1] >= convolution.DENSE_WIDTH
+    and x.dtype == jnp.float32
+  ):
+    return winograd(x, kernel)
+  return convolution.conv(x, kernel, strides)
+
+
+class TextConv(convolution.Conv):
+  """`layers.Conv` along a text: activations are [n, 1, length, channels]."""
+
+  kernel_size: tuple[int, int] = (1, 3)
+
+  def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return conv(x, kernel, self.strides)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -18,8 +18,8 @@ from flax import linen as nn
 from lit_jax.blocks import BlockNet
 from lit_jax.data.texts.characters import VOCABULARY
 from lit_jax.errors import UserError, choose
-from lit_jax.layers import BatchNorm, Conv
-from lit_jax.layers.text import embed, k_max, max_pool
+from lit_jax.layers import BatchNorm
+from lit_jax.layers.text import TextConv, embed, k_max, max_pool
 from lit_jax.models.block import Block
 
 DOWNSAMPLES = ('max_pool', 'conv', 'k_max')
@@ -156,7 +156,7 @@ def vdcnn(
   """
   counts = _units(depth, units)
   _check(widths, downsample, k, hidden, embedding, input_shape)
-  conv = functools.partial(Conv, kernel_size=(1, 3), dtype=dtype)
+  conv = functools.partial(TextConv, dtype=dtype)
   unit = functools.partial(
     Unit,
     downsample=downsample,

@@ -12,15 +12,15 @@ from lit_jax.errors import UserError
 
 _WARM_UP = 2
 _SECONDS = 0.5
-# Ids below this exist in any vocabulary worth the name.
-_IDS = 32
+# Whatever integers stand for, a pixel or an entry of a table, these exist.
+_INTEGERS = 32
 
 
 def _noise(leaf: jax.ShapeDtypeStruct) -> jax.Array:
   """Rather than zeros: a processor's clock may depend on the data."""
   key = jax.random.key(0)
   if jnp.issubdtype(leaf.dtype, jnp.integer):
-    return jax.random.randint(key, leaf.shape, 0, _IDS, leaf.dtype)
+    return jax.random.randint(key, leaf.shape, 0, _INTEGERS, leaf.dtype)
   return jax.random.normal(key, leaf.shape, leaf.dtype)
 
 

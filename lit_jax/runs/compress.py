@@ -5,12 +5,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from lit_jax import blocks
 from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Dataset, Split
-from lit_jax.data.preprocess import AsIs, ImagePreprocess, Preprocess
+from lit_jax.data.preprocess import Preprocess, usual
 from lit_jax.errors import UserError
 from lit_jax.networks.summary import summary
 from lit_jax.objectives import Objective, scratch
@@ -88,7 +86,7 @@ def compress(
     objective = objective or Objective(0.95, 0.75, 6.0)
     phases = _phases(teacher, student, objective, epochs, learning_rate)
   splits = {'train': Split(*train), 'test': Split(*test)}
-  preprocess = preprocess or _preprocess(splits['train'].inputs)
+  preprocess = preprocess or usual(splits['train'].inputs)
   content = f'{checks.checksum([split.inputs for split in splits.values()]):x}'
   dataset = Dataset('own', splits, 0, preprocess, content=content)
   job = jobs.Job(
@@ -167,23 +165,6 @@ def _equal_ends(teacher, student):
     except UserError:
       pass
   return tuple(found)
-
-
-def _preprocess(inputs) -> Preprocess:
-  array = inputs
-  if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
-    return AsIs()
-  if array.ndim != 4:
-    return AsIs()
-  pixels = array.reshape(-1, array.shape[-1])
-  mean, std = pixels.mean(0) / 255, pixels.std(0) / 255
-  return ImagePreprocess(
-    tuple(map(float, mean)),
-    # A channel of one value has no deviation.
-    tuple(map(float, np.where(std > 0, std, 1.0))),
-    crop=False,
-    flip=False,
-  )
 
 
 def _known(net) -> dict[str, Any]:
