@@ -1,8 +1,7 @@
 """Systems from outside, as rows to compare a run's networks with."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from lit_jax.tasks.classify import of_confusion
 _FEATURES = 1_000_000
 
 
-def tfidf(dataset: Dataset) -> Mapping[str, Any]:
+def tfidf(dataset: Dataset) -> Row:
   """TF-IDF of words and pairs of words, and logistic regression.
 
   scikit-learn's, with sublinear counts, the million most frequent words and
@@ -26,8 +25,7 @@ def tfidf(dataset: Dataset) -> Mapping[str, Any]:
     dataset: of texts.
 
   Returns:
-    A row of results.json but for its name, whose parameters are the
-    regression's coefficients.
+    Its row, whose parameters are the regression's coefficients.
 
   Raises:
     UserError: all texts have one label.
@@ -51,22 +49,20 @@ def tfidf(dataset: Dataset) -> Mapping[str, Any]:
   found = model.predict(decode(test.inputs))
   confusion = np.zeros((dataset.classes, dataset.classes), np.int64)
   np.add.at(confusion, (test.labels, found), 1)
-  result = of_confusion(float('nan'), confusion)
-  scores = {k: v for k, v in result.numbers.items() if k != 'loss'}
-  return {
-    'model': 'logistic regression',
-    'depth': None,
-    'parameters': np.size(regression.coef_) + np.size(regression.intercept_),
-    'macs': None,
-    **scores,
-    **result.pictures,
-    'epochs': None,
-    'train_seconds': round(seconds, 3),
-    'latency_ms': {},
-  }
+  return Row(
+    method='tfidf',
+    model='logistic regression',
+    depth=None,
+    parameters=np.size(regression.coef_) + np.size(regression.intercept_),
+    macs=None,
+    epochs=None,
+    train_seconds=round(seconds, 3),
+    latency_ms={},
+    scores=of_confusion(float('nan'), confusion).scores,
+  )
 
 
-def find(name: str) -> Callable[[Dataset], Mapping[str, Any]]:
+def find(name: str) -> Callable[[Dataset], Row]:
   """The baseline of that name, whose packages are there.
 
   Raises:

@@ -7,7 +7,7 @@ from typing import Any
 from lit_jax import models
 from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Dataset
-from lit_jax.report import Column
+from lit_jax.report import Column, Row
 from lit_jax.runs.phases import TEACHER, Method, Training
 from lit_jax.training.precision import policy
 from lit_jax.training.task import Task
@@ -38,12 +38,12 @@ class Baseline:
 
   Attributes:
     name: of its row and its folder.
-    row: makes the row, in JSON's types, from the data set, but for its name.
-      Called when all else is done, and once.
+    row: makes the row from the data set. Called when all else is done, and
+      once.
   """
 
   name: str
-  row: Callable[[Dataset], JsonRow]
+  row: Callable[[Dataset], Row]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,14 +43,13 @@ def measured(
   facts = summary(models.build(spec))
   net = models.build(spec, policy(precision).dtype)
   one_device = jax.tree.map(jnp.asarray, jax.device_get(variables))
-  scores = {k: v for k, v in found.numbers.items() if k != 'loss'}
   return Row(
     method=method,
     model=models.title(spec),
     depth=facts.depth,
     parameters=facts.parameters,
     macs=facts.macs,
-    scores=scores | found.pictures,
+    scores=found.scores,
     epochs=epochs,
     train_seconds=round(seconds, 3),
     latency_ms={

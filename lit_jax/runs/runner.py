@@ -252,7 +252,8 @@ def _baseline_row(job, context, baseline) -> JsonRow:
     return row
   context.observer.interrupt(f'before {baseline.name}')
   try:
-    row = {'method': baseline.name, **baseline.row(job.dataset)}
+    made = baseline.row(job.dataset)
+    row = dataclasses.replace(made, method=baseline.name).to_json()
   except Exception as error:
     raise UserError(
       f'baseline {baseline.name} failed ({reason(error)}); the other rows '

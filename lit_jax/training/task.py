@@ -63,6 +63,12 @@ class Evaluation(NamedTuple):
   line: str
   pictures: dict[str, Any]
 
+  @property
+  def scores(self) -> dict[str, Any]:
+    """What a row of the results has of it: all but the loss."""
+    numbers = {k: v for k, v in self.numbers.items() if k != 'loss'}
+    return numbers | self.pictures
+
 
 class Selection(NamedTuple):
   """Attributes: a number of the evaluation; whether more of it is better."""
