@@ -8,6 +8,7 @@ import numpy as np
 from lit_jax.data.dataset import Dataset
 from lit_jax.data.texts.characters import decode
 from lit_jax.errors import UserError, choose, require
+from lit_jax.report import Row
 from lit_jax.tasks.classify import of_confusion
 
 # For 3 million texts, of which all words and pairs would fill the memory.

@@ -106,10 +106,11 @@ def compare_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
       'teacher'; JSON values. A workdir is bound to the first teacher.
   """
   old = _read_data(workdir)
+  new = dict(facts)
   if old is not None:
-    _compare(workdir, facts | old, old | facts)
-  if old != facts | (old or {}):
-    _write(workdir, _DATA, facts | (old or {}))
+    _compare(workdir, new | old, old | new)
+  if old != new | (old or {}):
+    _write(workdir, _DATA, new | (old or {}))
 
 
 def compare_teacher(workdir: pathlib.Path, digest: str) -> None:
