@@ -4,18 +4,79 @@ import json
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
 README = pathlib.Path(__file__).parent.parent / 'README.md'
 
 
+def _examples():
+  """The Python of the README: one's own network, its loading, the loop."""
+  return re.findall(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
+
+
+def _run(code, names):
+  exec(compile(code, 'README.md', 'exec'), names)
+
+
 def test_own_network_example_runs(tmp_path, monkeypatch):
-  (code,) = re.findall(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
+  network, load, _ = _examples()
   monkeypatch.chdir(tmp_path)
-  exec(compile(code, 'README.md', 'exec'), {'__name__': 'readme'})
+  names = {'__name__': 'readme'}
+  _run(network, names)
   results = json.loads((tmp_path / 'runs/mine/results.json').read_text())
   assert [row['method'] for row in results['rows']] == ['teacher', 'lit']
   # Stem, two blocks and head: 1 + 4 + 4 + 1 and 1 + 1 + 1 + 1 layers.
   assert [row['depth'] for row in results['rows']] == [10, 4]
   assert all(0 <= row['accuracy'] <= 1 for row in results['rows'])
+  # The loaded network is the one of the row.
+  _run(load, names)
+  right = names['logits'].argmax(-1) == names['labels']
+  assert right[64:].mean() == pytest.approx(results['rows'][1]['accuracy'])
+
+
+def test_own_loop_example_minimises_eq_1(capsys):
+  *_, loop = _examples()
+  assert len([line for line in loop.splitlines() if line]) <= 25
+  names = {'__name__': 'readme'}
+  _run(loop, names)
+  values = [float(line) for line in capsys.readouterr().out.splitlines()]
+  assert len(values) == 10
+  assert values[-1] < values[0]
+  assert values[0] == pytest.approx(float(_eq_1(names)), rel=1e-5)
+
+
+def _eq_1(names):
+  """Of the loop's first step: α 0.95, β 0.75, τ 6, every block by itself."""
+  teacher, student = names['teacher'], names['student']
+  x, y = names['x'], names['y']
+  first = jax.jit(student.init)(jax.random.key(3), x)
+
+  def part(*args, **kwargs):
+    out, _ = student.apply(
+      first, *args, train=True, mutable=['batch_stats'], **kwargs
+    )
+    return out
+
+  q, irs = teacher.apply(names['trained'], x)
+  p, own = part(x)
+  outputs = [own[1]]
+  outputs += [part(irs[i], i, method='block') for i in (1, 2)]
+  ir = sum(
+    jnp.square(s - t).mean() for s, t in zip(outputs, irs[1:], strict=True)
+  )
+  hard = -jax.nn.log_softmax(p)[np.arange(len(y)), y].mean()
+  soft = -(jax.nn.softmax(q / 6) * jax.nn.log_softmax(p / 6)).sum(-1).mean()
+  kd = 0.95 * hard + 0.05 * 36 * soft
+  return 0.75 * kd + 0.25 * ir
+
+
+def test_tables_are_narrow():
+  for line in README.read_text().splitlines():
+    if line.startswith('|'):
+      assert line.count('|') <= 6, line
 
 
 def test_every_configuration_that_is_named_exists():

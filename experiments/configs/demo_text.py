@@ -12,7 +12,7 @@ of a training text's characters is hidden; the teacher has shortcuts, without
 which 17 layers learn little from so few texts. Settings were chosen on 500 of
 the training reviews, held out (docs/results.md). TF-IDF with logistic
 regression, which needs far fewer texts, is the row beside. Cost: four minutes
-on two CPU cores; the README has the table that came out.
+on two CPU cores; docs/results.md has the table that came out.
 """
 
 from ml_collections import ConfigDict
