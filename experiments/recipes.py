@@ -289,6 +289,7 @@ def phase(config: Config, name: str) -> phases.Phase:
       blocks=_blocks(name, sheet.blocks),
       teacher_input=sheet.teacher_input,
       running_statistics=sheet.running_statistics,
+      output_loss=sheet.output_loss,
     ),
     epochs=epochs,
     learning_rate=sheet.learning_rate,

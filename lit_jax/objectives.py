@@ -29,6 +29,9 @@ TERMS = ('hard', 'soft', 'ir')
 RUNNING_STATISTICS = ('student', 'both')
 OUTPUT_LOSSES = ('kd', 'l2')
 
+# What decides which terms have weight.
+_WEIGHTS = frozenset(('alpha', 'beta', 'blocks'))
+
 Variables = dict[str, Any]
 
 
@@ -94,8 +97,9 @@ class Objective:
       )
 
   def replace(self, **changes: Any) -> 'Objective':
-    """The same objective with changes; its terms follow the new weights."""
-    return dataclasses.replace(self, **({'terms': None} | changes))
+    """The same objective with changes; its terms follow new weights."""
+    derived = {} if _WEIGHTS.isdisjoint(changes) else {'terms': None}
+    return dataclasses.replace(self, **(derived | changes))
 
   @property
   def needs_teacher(self) -> bool:

@@ -35,6 +35,7 @@ def phase(**settings) -> ConfigDict:
   config.blocks = 'all'  # which are compared, such as '1' or '0,2'; '' none
   config.teacher_input = True  # compared blocks are fed by the teacher
   config.running_statistics = 'student'  # or 'both'
+  config.output_loss = 'kd'  # or 'l2', for tasks whose outputs are no logits
   config.copy = ''  # parts taken from the teacher first, such as 'stem,head'
   config.frozen = ''  # parts that do not learn
   config.update(settings)

@@ -180,6 +180,6 @@ class Conv(nn.Module):
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     return self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
 
-  def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  def convolve(self, x: jax.Array, kernel: jax.Array) -> Any:
     """The convolution itself, in the form that suits the device."""
     return conv(x, kernel, self.strides, self.groups)

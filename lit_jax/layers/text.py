@@ -79,7 +79,7 @@ def winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return y.reshape(n, 1, 4 * tiles, -1)[:, :, :length]
 
 
-def conv(x: jax.Array, kernel: jax.Array, strides=(1, 1)) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, strides=(1, 1)) -> Any:
   """`layers.conv` along a text.
 
   On a CPU by Winograd's method where there are many channels; 16 bits would
@@ -109,7 +109,7 @@ class TextConv(convolution.Conv):
 
   kernel_size: tuple[int, int] = (1, 3)
 
-  def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  def convolve(self, x: jax.Array, kernel: jax.Array) -> Any:
     return conv(x, kernel, self.strides)
 
 

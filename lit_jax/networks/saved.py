@@ -125,7 +125,8 @@ def describe(folder: pathlib.Path) -> Facts:
 
 
 def load(
-  folder: pathlib.Path, wanted: Mapping[str, Any] | BlockNet | None = None
+  folder: str | os.PathLike[str],
+  wanted: Mapping[str, Any] | BlockNet | None = None,
 ) -> tuple[Facts, dict[str, Any]]:
   """Reads a network.
 
@@ -140,6 +141,7 @@ def load(
   Raises:
     UserError: no network there, another architecture, or damaged arrays.
   """
+  folder = pathlib.Path(folder)
   facts = describe(folder)
   if wanted is not None and not isinstance(wanted, BlockNet):
     _check_spec(folder, facts.spec or {}, wanted)

@@ -28,6 +28,7 @@ def check(job: Job) -> Teacher | None:
   for student in job.students:
     net, method = job.build(student.network), student.method
     phases.check_method(method, net)
+    _check_output_loss(job, method)
     _check_statistics(net)
     if student.teacher not in known:
       raise UserError(
@@ -46,12 +47,24 @@ def check(job: Job) -> Teacher | None:
     return teachers.given(job)
   _check_statistics(teacher)
   phases.check_method(job.teacher_method, teacher)
+  _check_output_loss(job, job.teacher_method)
   if job.teacher_method.needs_teacher:
     raise UserError(
       'the teacher learns from labels alone: alpha and beta of its phases '
       'must be 1, and nothing can be copied'
     )
   return None
+
+
+def _check_output_loss(job, method):
+  wanted = job.task.output_loss
+  for phase in method.phases:
+    found = phase.objective.output_loss
+    if found != wanted:
+      raise UserError(
+        f'{method.name}/{phase.name}: output_loss is {found!r}, and the task '
+        f"compares its networks' outputs by {wanted!r}"
+      )
 
 
 def _check_names(job):

@@ -82,8 +82,11 @@ def compress(
     Interrupted: asked to stop; saved.
   """
   _check_networks(teacher, student)
+  task = task or Classify(blocks.cut_shapes(teacher)['head'][-1])
   if phases is None:
-    objective = objective or Objective(0.95, 0.75, 6.0)
+    objective = objective or Objective(
+      0.95, 0.75, 6.0, output_loss=task.output_loss
+    )
     phases = _phases(teacher, student, objective, epochs, learning_rate)
   splits = {'train': Split(*train), 'test': Split(*test)}
   preprocess = preprocess or usual(splits['train'].inputs)
@@ -91,13 +94,21 @@ def compress(
   dataset = Dataset('own', splits, 0, preprocess, content=content)
   job = jobs.Job(
     dataset=dataset,
-    task=task or Classify(blocks.cut_shapes(teacher)['head'][-1]),
+    task=task,
     teacher=teacher,
     teacher_checkpoint='',
     teacher_variables=teacher_variables,
     teacher_method=Method(
       TEACHER,
-      (Phase('train', scratch(), epochs, learning_rate, schedule='cosine'),),
+      (
+        Phase(
+          'train',
+          scratch(task.output_loss),
+          epochs,
+          learning_rate,
+          schedule='cosine',
+        ),
+      ),
     ),
     students=(jobs.Student(student, Method('lit', phases)),),
     training=Training(

@@ -52,6 +52,7 @@ class Classify:
     ),
   )  # fmt: skip
   selects = Selection('accuracy')
+  output_loss = 'kd'
 
   @classmethod
   def of(cls, dataset: Dataset) -> 'Classify':

@@ -83,10 +83,12 @@ class Task(Protocol):
   Attributes:
     columns: the table's columns of its own.
     selects: the number that `select=best` goes by.
+    output_loss: how its outputs are compared (`Objective.output_loss`).
   """
 
   columns: tuple[Column, ...]
   selects: Selection
+  output_loss: str
 
   def network_options(self, dataset: Dataset) -> dict[str, Any]:
     """Options of every network that the data decide, such as 'classes'."""
