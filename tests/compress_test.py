@@ -148,7 +148,7 @@ def test_the_same_call_again_only_reports(compressed, monkeypatch):
 
 def test_another_call_in_the_same_workdir_is_refused(compressed):
   workdir, _ = compressed
-  with pytest.raises(UserError, match='another configuration: epochs was 2'):
+  with pytest.raises(UserError, match='another configuration: phases was'):
     run(workdir, epochs=3)
 
 

@@ -83,53 +83,38 @@ def compress(
   """
   _check_networks(teacher, student)
   task = task or Classify(blocks.cut_shapes(teacher)['head'][-1])
-  if phases is None:
-    objective = objective or Objective(
-      0.95, 0.75, 6.0, output_loss=task.output_loss
-    )
-    phases = _phases(teacher, student, objective, epochs, learning_rate)
-  splits = {'train': Split(*train), 'test': Split(*test)}
-  preprocess = preprocess or usual(splits['train'].inputs)
-  content = f'{checks.checksum([split.inputs for split in splits.values()]):x}'
-  dataset = Dataset('own', splits, 0, preprocess, content=content)
+  objective = objective or Objective(
+    0.95, 0.75, 6.0, output_loss=task.output_loss
+  )
+  phases = phases or _phases(teacher, student, objective, epochs, learning_rate)
+  labels_alone = Phase(
+    'train', scratch(task.output_loss), epochs, learning_rate, schedule='cosine'
+  )
+  training = Training(batch_size, seed, precision, steps_per_call, 'last')
   job = jobs.Job(
-    dataset=dataset,
+    dataset=_dataset(train, test, preprocess),
     task=task,
     teacher=teacher,
     teacher_checkpoint='',
     teacher_variables=teacher_variables,
-    teacher_method=Method(
-      TEACHER,
-      (
-        Phase(
-          'train',
-          scratch(task.output_loss),
-          epochs,
-          learning_rate,
-          schedule='cosine',
-        ),
-      ),
-    ),
+    teacher_method=Method(TEACHER, (labels_alone,)),
     students=(jobs.Student(student, Method('lit', phases)),),
-    training=Training(
-      batch_size=batch_size,
-      seed=seed,
-      precision=precision,
-      steps_per_call=steps_per_call,
-      select='last',
-    ),
+    training=training,
     config={
       'teacher': _known(teacher),
       'student': _known(student),
-      'phases': [str(phase) for phase in phases],
-      'epochs': epochs,
-      'learning_rate': learning_rate,
-      'batch_size': batch_size,
-      'seed': seed,
-      'precision': precision,
+      'phases': [str(phase) for phase in (labels_alone, *phases)],
+      'training': str(training),
     },
   )
   return runner.run(job, pathlib.Path(workdir), observer)
+
+
+def _dataset(train, test, preprocess) -> Dataset:
+  splits = {'train': Split(*train), 'test': Split(*test)}
+  content = f'{checks.checksum([split.inputs for split in splits.values()]):x}'
+  preprocess = preprocess or usual(splits['train'].inputs)
+  return Dataset('own', splits, 0, preprocess, content=content)
 
 
 def _check_networks(*networks):

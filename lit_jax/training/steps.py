@@ -52,24 +52,24 @@ def train_program(
   """
 
   def program(state, teacher, superbatch, objective, step, key):
+    def step_of(state, batch, step):
+      def own(state, objective):
+        after, metrics = plan.task.step(plan, state, step, objective, batch)
+        return after.replace(step=state.step + 1), metrics
+
+      return each(own)(state, objective)
+
     with shared_statistics(plan.axis_name):
       batches = plan.task.prepare(
         plan, objective, teacher, superbatch, step, key
       )
-      return _loop(
-        plan, each, state, batches, superbatch.count, step, objective
-      )
+      return _repeated(step_of, state, batches, superbatch.count, step)
 
   return program
 
 
-def _loop(plan, each, state, batches, count, first, objective):
-  def step_of(state, batch, step):
-    def own(state, objective):
-      after, metrics = plan.task.step(plan, state, step, objective, batch)
-      return after.replace(step=state.step + 1), metrics
-
-    return each(own)(state, objective)
+def _repeated(step_of, state, batches, count, first):
+  """`count` steps from step `first` on, and their metrics in C slots."""
 
   def body(i, carry):
     state, metrics = carry
