@@ -14,10 +14,10 @@ from flax import linen as nn
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import cli, recipes
-from lit_jax import blocks
+from lit_jax import blocks, layers
 from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess
-from lit_jax.layers import BatchNorm, Conv
+from lit_jax.layers import BatchNorm, Conv, convolution, text
 from lit_jax.models.resnet import Head
 from lit_jax.runs import rows, runner
 from lit_jax.tasks import Classify
@@ -130,6 +130,24 @@ class Tiny:
       rng.integers(0, CLASSES, (1, steps, batch), np.int32),
       np.int32(steps if count is None else count),
     )
+
+
+@pytest.fixture
+def accelerator_forms(monkeypatch):
+  """Whatever the test traces is in the forms for accelerators."""
+
+  def refuse(*args):
+    raise AssertionError('a form for CPUs')
+
+  for module, name in (
+    (convolution, '_conv'),
+    (convolution, '_grouped'),
+    (convolution, '_pointwise'),
+    (text, 'winograd'),
+  ):
+    monkeypatch.setattr(module, name, refuse)
+  with layers.plain_forms():
+    yield
 
 
 @pytest.fixture(scope='module')

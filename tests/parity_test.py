@@ -233,6 +233,11 @@ def test_lit_step_is_that_of_pytorch(case):
     assert np.array_equal(new, old), path
 
 
+@pytest.mark.parametrize('case', weights.LIT)
+def test_lit_step_in_the_forms_of_accelerators(case, accelerator_forms):
+  test_lit_step_is_that_of_pytorch(case)
+
+
 def test_statistics_of_both_passes_are_those_of_pytorch():
   case = 'lit_resnet'
   plan, objective, variables, teacher = _lit_setting(

@@ -378,6 +378,43 @@ def test_frozen_parts_are_the_teachers_until_fine_tuning(finished):
   assert _differ(teacher['batch_stats']['stem'], last['batch_stats']['stem'])
 
 
+def _updates(before, after):
+  """What a phase added to each of the parameters and statistics, by name."""
+  flat = [jax.tree_util.tree_leaves_with_path(tree) for tree in (before, after)]
+  return {
+    jax.tree_util.keystr(path): np.float64(new) - np.float64(old)
+    for (path, old), (_, new) in zip(*flat, strict=True)
+  }
+
+
+def test_a_run_in_the_forms_of_accelerators(
+  finished, accelerator_forms, tmp_path, no_report
+):
+  results = runner.run(_job('lit'), tmp_path)
+  trained = finished.trained
+  # Sums in another order, over 6 and 24 steps: 1e-5 of an update. Where one
+  # turns the sign of an input of a ReLU, which may happen once in such a run,
+  # one of 16,000 terms of a gradient goes: 1 / sqrt(16,000).
+  for method, first, last in (
+    ('teacher', 'train_teacher', 'train_teacher'),
+    ('lit', 'lit', 'finetune'),
+  ):
+    start = trained[method, first][0]
+    wanted = _updates(start, trained[method, last][1])
+    found = _updates(start, saved.load(_folder(tmp_path, method))[1])
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+      distance = np.linalg.norm(found[name] - value)
+      assert distance < 1e-2 * np.linalg.norm(value), (method, name)
+  rows = {row['method']: row for row in finished.results['rows']}
+  assert [row['method'] for row in results['rows']] == ['teacher', 'lit']
+  for row in results['rows']:
+    wanted = rows[row['method']]
+    assert row['accuracy'] == pytest.approx(wanted['accuracy'], abs=1 / 41)
+    for name, errors in row.get('ir_error', {}).items():
+      assert errors == pytest.approx(wanted['ir_error'][name], rel=1e-2)
+
+
 # The same run again.
 
 
