@@ -312,6 +312,17 @@ def test_weights_at_call_time_do_not_compile_again(
   assert len(traces) == 1
 
 
+def test_a_program_computes_the_terms_of_any_objective(tiny, lit, superbatch):
+  program = one_member.train_program(make_plan(tiny), jax.jit)
+  one = only(superbatch, 0)
+  labels = LIT.replace(alpha=1.0, beta=1.0)
+  _, metrics = run(tiny, program, begin(tiny), one, labels)
+  assert set(metrics) == {'hard', 'loss', 'accuracy'}
+  # The same program, then given more to compute: all of it is.
+  found = run(tiny, program, begin(tiny), one, LIT)
+  chex.assert_trees_all_equal(found, run(tiny, lit, begin(tiny), one, LIT))
+
+
 # What does not move.
 
 
