@@ -13,7 +13,7 @@ from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.images import sources
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.objectives import Objective, scratch
-from lit_jax.runs import phases, rows, runner
+from lit_jax.runs import jobs, phases, rows, runner
 from lit_jax.tasks import Classify
 
 pytestmark = [
@@ -154,7 +154,7 @@ def test_lit_learns(monkeypatch, tmp_path):
       _phase('finetune', outputs, 2, 0.02),
     ),
   )
-  job = runner.Run(
+  job = jobs.Job(
     dataset=_dataset(400, 500),
     task=Classify(CLASSES),
     teacher=NETWORK,
@@ -162,7 +162,7 @@ def test_lit_learns(monkeypatch, tmp_path):
     teacher_method=phases.Method(
       'teacher', (_phase('train_teacher', scratch(), 8, 0.1),)
     ),
-    students=(runner.Student(NETWORK, lit),),
+    students=(jobs.Student(NETWORK, lit),),
     training=phases.Training(
       batch_size=BATCH,
       seed=3,
