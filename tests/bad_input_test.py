@@ -648,6 +648,7 @@ def _wait(process, done):
     time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_signals_and_going_on(tmp_path):
   workdir = tmp_path / 'run'
   keys = SMALL | {'batch_size': 100, 'scratch.epochs': 3}

@@ -183,6 +183,7 @@ def test_our_contestant_steps():
   assert contestant.peak_memory_mb() > 1
 
 
+@pytest.mark.slow
 def test_ours_alone_through_processes(tmp_path, capsys):
   file = tmp_path / 'numbers.json'
   code = _command(

@@ -59,6 +59,7 @@ TABLE_3 = {
 }
 
 
+@pytest.mark.slow
 def test_methods_of_table_3(main, monkeypatch, tmp_path):
   # One step an epoch, so that a record is of a step.
   dataset = _dataset(BATCH, 10)

@@ -387,6 +387,7 @@ def _updates(before, after):
   }
 
 
+@pytest.mark.slow
 def test_a_run_in_the_forms_of_accelerators(
   finished, accelerator_forms, tmp_path, no_report
 ):
@@ -728,6 +729,7 @@ def test_a_member_is_the_student_trained_alone(
   assert runner.run(job, tmp_path) == results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', [SHARED, OWN_DATA], ids=['shared', 'own'])
 def test_a_population_resumes_bit_for_bit(
   method, finished, tmp_path, no_report

@@ -145,6 +145,7 @@ def test_members_on_their_own_data_are_those_trained_alone(tiny, form):
   compare(states, metrics, alone(tiny, superbatches, keys()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shared', [True, False])
 def test_over_two_devices(tiny, shared, form):
   superbatches = [tiny.superbatch(C, BATCH, seed=s) for s in range(MEMBERS)]

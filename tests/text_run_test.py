@@ -124,6 +124,7 @@ def _stop_at(patch, call):
   patch.setattr(loop, 'run', run)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_is_the_run_that_was_not(amazon, tmp_path):
   code, out, err = amazon({'baseline': 'tfidf'})
   assert code == 0, err
@@ -160,6 +161,7 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(amazon, tmp_path):
   assert not (tmp_path / 'none').exists()
 
 
+@pytest.mark.slow
 def test_in_a_sequence_each_student_teaches_the_next(
   amazon, tmp_path, monkeypatch
 ):
