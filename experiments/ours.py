@@ -278,7 +278,7 @@ class Reference:
 
 
 class Training:
-  """LIT steps as lit_jax.loop runs them."""
+  """LIT steps as lit_jax.training.loop runs them."""
 
   def __init__(self, settings: Job):
     startup.use_cores(settings['batch'])
@@ -337,7 +337,7 @@ class Training:
 
 
 class Inference:
-  """Latencies of teacher and student, by lit_jax.latency."""
+  """Latencies of teacher and student, by lit_jax.networks.latency."""
 
   def __init__(self, settings: Job, cache: str):
     """`cache` is a folder for compiled programs, which come again."""

@@ -154,8 +154,13 @@ def _students(config):
 
 def _check_sequence(config, between):
   """None can be deeper than the one before it."""
+  if 'depth' not in config.student:
+    raise UserError(
+      f'sequence {config.sequence}: students between are told by depth, and '
+      'config.student has none'
+    )
   ends = [
-    [] if sheet.units else [sheet.depth]
+    [] if sheet.get('units') or 'depth' not in sheet else [sheet.depth]
     for sheet in (config.teacher, config.student)
   ]
   depths = [*ends[0], *between, *ends[1]]

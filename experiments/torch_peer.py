@@ -653,7 +653,7 @@ class Inference(_Side):
     return time.perf_counter() - start
 
   def run(self, seconds: float) -> dict[str, float]:
-    """Median milliseconds of a pass, by network, as in lit_jax.latency."""
+    """Median milliseconds of a pass, by network, as in latency.py."""
     del seconds
     medians = {}
     for role in self._nets:

@@ -12,7 +12,6 @@ other toolkits do not.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Collection
 from typing import Any
@@ -29,24 +28,18 @@ TERMS = ('hard', 'soft', 'ir')
 RUNNING_STATISTICS = ('student', 'both')
 OUTPUT_LOSSES = ('kd', 'l2')
 
+_LEAVES = ('alpha', 'beta', 'temperature')
+_STATIC = (
+  'ir_loss', 'blocks', 'teacher_input', 'running_statistics', 'output_loss',
+  'terms',
+)  # fmt: skip
 # What decides which terms have weight.
 _WEIGHTS = frozenset(('alpha', 'beta', 'blocks'))
 
 Variables = dict[str, Any]
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=['alpha', 'beta', 'temperature'],
-  meta_fields=[
-    'ir_loss',
-    'blocks',
-    'teacher_input',
-    'running_statistics',
-    'output_loss',
-    'terms',
-  ],
-)
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Objective:
   """What a student learns from.
@@ -87,6 +80,10 @@ class Objective:
   terms: tuple[str, ...] | None = None
 
   def __post_init__(self):
+    for name in _LEAVES:
+      if isinstance(value := getattr(self, name), int):
+        # JAX tells integers from floats, and would compile for each.
+        object.__setattr__(self, name, float(value))
     if self.terms is None:
       object.__setattr__(self, 'terms', _weighed(self, unknown=True))
     elif missing := set(_weighed(self, unknown=False)) - set(self.terms):
@@ -95,6 +92,21 @@ class Objective:
         f'{missing.pop()!r}, which the terms {self.terms} leave out; change '
         'them by Objective.replace'
       )
+
+  def tree_flatten_with_keys(self):
+    leaves = [
+      (jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _LEAVES
+    ]
+    return leaves, tuple(getattr(self, name) for name in _STATIC)
+
+  @classmethod
+  def tree_unflatten(cls, static, leaves):
+    # Leaves may be anything that JAX puts there, which nothing must check.
+    result = object.__new__(cls)
+    values = zip((*_LEAVES, *_STATIC), (*leaves, *static), strict=True)
+    for name, value in values:
+      object.__setattr__(result, name, value)
+    return result
 
   def replace(self, **changes: Any) -> 'Objective':
     """The same objective with changes; its terms follow new weights."""
@@ -171,6 +183,12 @@ def check(objective: Objective) -> Objective:
   choose('ir_loss', objective.ir_loss, losses.IR_LOSSES)
   choose('running_statistics', objective.running_statistics, RUNNING_STATISTICS)
   choose('output_loss', objective.output_loss, OUTPUT_LOSSES)
+  if not objective.terms:
+    raise UserError(
+      f'alpha {objective.alpha} and beta {objective.beta} give weight to '
+      f'nothing, since the blocks that are compared are {objective.blocks}; '
+      'raise beta, or compare blocks'
+    )
   return objective
 
 
@@ -221,7 +239,7 @@ def lit_loss(
       h = irs[i + 1]
       if i > 0 and objective.teacher_input:
         both = objective.running_statistics == 'both'
-        own = statistics if both else variables['batch_stats']
+        own = statistics if both else variables.get('batch_stats', {})
         h, new = _apply(
           student, variables | {'batch_stats': own}, learns, irs_q[i], i,
           method='block',

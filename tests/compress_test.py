@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 import lit_jax
-from lit_jax import BlockNet, Objective, blocks, models
+from lit_jax import BlockNet, Objective, blocks, models, tasks
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
@@ -152,6 +153,58 @@ def test_another_call_in_the_same_workdir_is_refused(compressed):
     run(workdir, epochs=3)
 
 
+class OtherTask(Classify):
+  """Another task, though nothing about it differs."""
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'preprocess': ImagePreprocess((0.5, 0.5), (0.2, 0.2), flip=False)},
+    {'task': OtherTask(CLASSES)},
+    {'phases': (phases.Phase('kd', Objective(0.5, 1.0, 2.0), 1, 0.1),)},
+  ],
+  ids=['preprocess', 'task', 'phases'],
+)
+def test_a_call_that_differs_is_refused(change, compressed):
+  workdir, _ = compressed
+  with pytest.raises(UserError, match='made with another configuration'):
+    run(workdir, **change)
+
+
+def test_a_trained_teacher_does_not_become_a_given_one(compressed):
+  workdir, _ = compressed
+  given = blocks.init(plain(2), jax.random.key(0))
+  with pytest.raises(UserError, match='teacher was trained in this workdir'):
+    run(workdir, teacher_variables=given)
+
+
+def test_damaged_facts_of_the_data_are_refused(compressed, tmp_path):
+  workdir, _ = compressed
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / 'data.json'
+  path.write_text('{"a":')
+  with pytest.raises(UserError, match='data.json is damaged'):
+    run(tmp_path)
+  assert path.read_text() == '{"a":'
+
+
+@pytest.mark.parametrize(
+  'train, words',
+  [
+    ((TRAIN[0], TRAIN[1], TRAIN[1]), 'train is no pair'),
+    ((TRAIN[0], TRAIN[1][:, None]), r'labels are int32 \(40, 1\)'),
+    ((TRAIN[0], np.float32(TRAIN[1])), r'labels are float32 \(40,\)'),
+    ((TRAIN[0], TRAIN[1] + 1), 'labels from 1 to 3'),
+  ],
+)
+def test_arrays_that_do_not_suit(train, words, tmp_path):
+  with pytest.raises(UserError, match=words) as caught:
+    lit_jax.compress(plain(2), plain(1), train, TEST, tmp_path, **SHORT)
+  assert '\n' not in str(caught.value)
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('which', ['inputs', 'labels', 'teacher'])
 def test_other_data_in_the_same_workdir_are_refused(which, tmp_path):
   teacher = blocks.init(plain(2), jax.random.key(0))
@@ -170,6 +223,14 @@ def test_other_data_in_the_same_workdir_are_refused(which, tmp_path):
     lit_jax.compress(
       plain(2), plain(1), (inputs, labels), TEST, tmp_path, **call
     )
+
+
+class NoTrain(nn.Module):
+  """A part that lacks an argument."""
+
+  @nn.compact
+  def __call__(self, h):
+    return h
 
 
 class OwnNorm(nn.Module):
@@ -191,6 +252,11 @@ class OwnNorm(nn.Module):
     (plain(2), plain(1, OwnNorm), ['blocks_0 is a OwnNorm', 'one device']),
     (plain(2, OwnNorm), plain(1), ['blocks_0 is a OwnNorm', '2 devices']),
     (nn.Dense(3), plain(1), ['a Dense is no BlockNet', 'stem, blocks, head']),
+    (
+      BlockNet(NoTrain(), (), Head(), plain(1).example),
+      plain(1),
+      ['teacher: the network cannot read', 'part(h, train)'],
+    ),
     (plain(2), plain(1, shape=(4, 4, 1)), ['different inputs', '(4, 4, 1)']),
   ],
 )
@@ -451,3 +517,59 @@ def test_a_blocknet_is_needed_to_load_one(tmp_path):
 def test_evaluations_of_a_few_classes_have_a_picture():
   assert classify.of_confusion(1.0, np.eye(20)).pictures['confusion']
   assert classify.of_confusion(1.0, np.eye(21)).pictures['confusion'] is None
+
+
+@pytest.mark.parametrize('role', ['teacher', 'student'])
+def test_networks_of_other_classes_are_refused(role, tmp_path):
+  """Also in a run that needs no teacher."""
+  alone = phases.Phase('scratch', scratch(), 1, 0.1)
+  other = BlockNet(Plain(1), (Plain(1), Plain(1)), Plain(1), plain(1).example)
+  student = other if role == 'student' else plain(1)
+  run_ = dataclasses.replace(
+    job('', dataset=DATASET),
+    teacher=other if role == 'teacher' else plain(2),
+    students=(jobs.Student(student, phases.Method('scratch', (alone,))),),
+  )
+  with pytest.raises(UserError, match=r'output has the shape .* has 3 classes'):
+    runner.run(run_, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_student_of_ones_own_teaches_the_next(tmp_path):
+  phase = phases.Phase('kd', Objective(0.9, 1.0, 3.0), 1, 0.1)
+  save(tmp_path / 'teacher')
+  chain = dataclasses.replace(
+    job(tmp_path / 'teacher'),
+    students=(
+      jobs.Student(plain(2), phases.Method('first', (phase,))),
+      jobs.Student(plain(1), phases.Method('second', (phase,)), 'first'),
+    ),
+  )
+  results = runner.run(chain, tmp_path / 'run')
+  assert [row['method'] for row in results['rows']] == [
+    'teacher', 'first', 'second'
+  ]  # fmt: skip
+  assert results['rows'][2]['teacher'] == 'first'
+
+
+def test_a_frozen_part_may_have_no_parameters(tmp_path):
+  class Mean(nn.Module):
+    @nn.compact
+    def __call__(self, h, train=False):
+      return h.mean((1, 2))
+
+  net = BlockNet(Plain(1), (Plain(1),), Mean(), plain(1).example)
+  phase = phases.Phase('scratch', scratch(), 1, 0.1, frozen=('head',))
+  alone = dataclasses.replace(
+    job(''),
+    teacher=net,
+    students=(jobs.Student(net, phases.Method('scratch', (phase,))),),
+  )
+  (row,) = runner.run(alone, tmp_path / 'run')['rows']
+  assert row['method'] == 'scratch'
+
+
+def test_tasks_that_cannot_be_made():
+  with pytest.raises(UserError, match="'os:getcwd' has no `of`"):
+    tasks.build('os:getcwd', DATASET)
+  assert tasks.build('classify', DATASET) == Classify(CLASSES)

@@ -375,17 +375,30 @@ class _OwnNorm(nn.Module):
     return x - mean.value[None]
 
 
+class _OwnNormOfSeveral(nn.Module):
+  """The same, of a dictionary of statistics."""
+
+  @nn.compact
+  def __call__(self, x):
+    old = self.variable('batch_stats', 'all', lambda: {'mean': jnp.zeros(5)})
+    old.value = {'mean': x.mean(0)}
+    return x
+
+
 class _Norms(nn.Module):
   @nn.compact
   def __call__(self, x):
     x = nn.BatchNorm(use_running_average=False)(x)
     x = layers.BatchNorm()(x, True)
     x = nn.SpectralNorm(nn.Dense(5))(x, update_stats=False)
-    return _OwnNorm(name='odd')(x)
+    return _OwnNormOfSeveral(name='odder')(_OwnNorm(name='odd')(x))
 
 
 def test_statistics_that_cannot_be_shared_are_named():
   def init():
     return _Norms().init(jax.random.key(0), jnp.zeros((2, 5)))
 
-  assert layers.unshared_statistics(init) == {'odd': '_OwnNorm'}
+  assert layers.unshared_statistics(init) == {
+    'odd': '_OwnNorm',
+    'odder': '_OwnNormOfSeveral',
+  }

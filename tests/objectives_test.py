@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from lit_jax import losses, objectives
 from lit_jax.errors import UserError
@@ -463,3 +464,36 @@ def test_what_is_left_out_is_not_computed(
   assert ('hard' in terms) == ('hard' in calls)
   assert ('soft' in terms) == ('soft' in calls)
   assert sum(name.startswith('ir/') for name in terms) == calls.get('ir', 0)
+
+
+def test_an_objective_without_weight_is_refused():
+  with pytest.raises(UserError, match='give weight to nothing'):
+    objectives.check(Objective(0.5, 0.0, 4.0, blocks=()))
+
+
+def test_an_objective_is_a_pytree_that_takes_any_leaves():
+  plain = Objective(1, 1, 1)
+  axes = jax.tree.map(lambda _: 0, plain)
+  assert (axes.alpha, axes.beta, axes.terms) == (0, 0, ('hard',))
+  # Integers are floats, so that both compile once.
+  assert plain == Objective(1.0, 1.0, 1.0)
+  assert all(isinstance(leaf, float) for leaf in jax.tree.leaves(plain))
+
+
+def test_a_network_without_batch_norm_has_a_lit_loss(tiny):
+  net = tiny.student.clone(blocks=(Half(), Half()), stem=Half(), head=Half())
+  x = jnp.ones((2, 8, 8, 3))
+  loss, (statistics, terms) = objectives.lit_loss(
+    LIT.replace(output_loss='l2'), net, {'params': {}}, x, x, net.apply({}, x)
+  )
+  assert statistics == {}
+  # Of the teacher's output and IRs there is no error; x halves four times.
+  wanted = LIT.beta * LIT.alpha * (1 - 1 / 16) ** 2
+  assert float(loss) == pytest.approx(wanted, rel=1e-6)
+  assert float(terms['ir/blocks_1']) == 0
+
+
+class Half(nn.Module):
+  @nn.compact
+  def __call__(self, h, train=False):
+    return h / 2

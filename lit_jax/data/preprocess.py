@@ -222,10 +222,8 @@ def usual(inputs: Any) -> Preprocess:
     return AsIs()
   pixels = inputs.reshape(-1, inputs.shape[-1])
   mean, std = pixels.mean(0) / 255, pixels.std(0) / 255
-  return ImagePreprocess(
-    tuple(map(float, mean)),
-    # A channel of one value has no deviation.
-    tuple(map(float, np.where(std > 0, std, 1.0))),
-    crop=False,
-    flip=False,
-  )
+  # A channel of one value has no deviation.
+  std = np.where(std > 0, std, 1.0)
+  # The last digits depend on the order of the sums.
+  mean, std = (tuple(round(float(c), 6) for c in x) for x in (mean, std))
+  return ImagePreprocess(mean, std, crop=False, flip=False)

@@ -141,12 +141,20 @@ def unshared_statistics(init: Callable[[], Any]) -> dict[str, str]:
     statistics = init().get('batch_stats', {})
   # Spectral norm keeps what depends on the weights alone.
   known = (BatchNorm, nn.BatchNorm, nn.SpectralNorm)
-  owners = {path[:-1] for path in traverse_util.flatten_dict(statistics)}
+  owners = {
+    _owner(path, kinds) for path in traverse_util.flatten_dict(statistics)
+  }
   return {
     '/'.join(owner): kinds[owner].__name__
     for owner in sorted(owners)
-    if owner in kinds and not issubclass(kinds[owner], known)
+    if not issubclass(kinds[owner], known)
   }
+
+
+def _owner(path, kinds):
+  """The innermost module that a variable belongs to."""
+  prefixes = (path[:n] for n in range(len(path) - 1, -1, -1))
+  return next(prefix for prefix in prefixes if prefix in kinds)
 
 
 class BatchNorm(nn.Module):

@@ -21,7 +21,6 @@ def check(job: Job) -> Teacher | None:
   """Raises UserError for all that can be; returns a teacher that was given."""
   teacher = job.build(job.teacher)
   _check_network(job, teacher)
-  job.task.check(job.dataset)
   phases.check_training(job.training, job.dataset)
   _check_names(job)
   known = {TEACHER: teacher}
@@ -38,6 +37,7 @@ def check(job: Job) -> Teacher | None:
     if job.needs_teacher or student.teacher != TEACHER:
       check_pair(known[student.teacher], net)
       phases.check_copies(method, known[student.teacher], net)
+    _check_network(job, net)
     if not method.population:
       known[method.name] = net
   if not job.needs_teacher:
@@ -88,7 +88,7 @@ def _check_names(job):
 
 
 def _check_network(job: Job, net: BlockNet) -> None:
-  """Catches a data set of the user's own that the networks cannot read."""
+  """Catches a data set that a network cannot read, or answer."""
   for name, split in job.dataset.splits.items():
     where = f'{job.dataset.name}, split {name}'
     inputs = jax.tree.map(_abstract, split.inputs)
@@ -101,6 +101,7 @@ def _check_network(job: Job, net: BlockNet) -> None:
         'one input'
       )
     _check_inputs(where, inputs, job.dataset.preprocess, net)
+  job.task.check(job.dataset, net)
 
 
 def _abstract(array):
@@ -165,8 +166,10 @@ def data_facts(job: Job) -> dict[str, Any]:
       for name, split in dataset.splits.items()
     },
   }
-  if job.needs_teacher and job.gives_teacher:
-    facts['teacher'] = teachers.given_digest(job)
+  if job.needs_teacher:
+    facts['teacher'] = 'trained in this workdir'
+    if job.gives_teacher:
+      facts['teacher'] = teachers.given_digest(job)
   return facts
 
 

@@ -2,14 +2,18 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
+
+import jax
+import numpy as np
 
 from lit_jax import blocks
 from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import Preprocess, usual
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, reason
 from lit_jax.networks.summary import summary
 from lit_jax.objectives import Objective, scratch
 from lit_jax.runs import checks, jobs, runner
@@ -81,8 +85,10 @@ def compress(
     UserError: networks, data or settings that do not fit; one line.
     Interrupted: asked to stop; saved.
   """
-  _check_networks(teacher, student)
-  task = task or Classify(blocks.cut_shapes(teacher)['head'][-1])
+  _check_network('teacher', teacher)
+  _check_network('student', student)
+  dataset = _dataset(train, test, preprocess)
+  task = task or _classify(teacher)
   objective = objective or Objective(
     0.95, 0.75, 6.0, output_loss=task.output_loss
   )
@@ -92,7 +98,7 @@ def compress(
   )
   training = Training(batch_size, seed, precision, steps_per_call, 'last')
   job = jobs.Job(
-    dataset=_dataset(train, test, preprocess),
+    dataset=dataset,
     task=task,
     teacher=teacher,
     teacher_checkpoint='',
@@ -105,25 +111,50 @@ def compress(
       'student': _known(student),
       'phases': [str(phase) for phase in (labels_alone, *phases)],
       'training': str(training),
+      'task': f'{type(task).__module__}.{task}',
+      'preprocess': str(dataset.preprocess),
     },
   )
   return runner.run(job, pathlib.Path(workdir), observer)
 
 
 def _dataset(train, test, preprocess) -> Dataset:
-  splits = {'train': Split(*train), 'test': Split(*test)}
+  splits = {'train': _split('train', train), 'test': _split('test', test)}
   content = f'{checks.checksum([split.inputs for split in splits.values()]):x}'
   preprocess = preprocess or usual(splits['train'].inputs)
   return Dataset('own', splits, 0, preprocess, content=content)
 
 
-def _check_networks(*networks):
-  for net in networks:
-    if not isinstance(net, BlockNet):
-      raise UserError(
-        f'a {type(net).__name__} is no BlockNet; cut the network into stem, '
-        'blocks and head: BlockNet(stem, blocks, head, example)'
-      )
+def _split(name, pair) -> Split:
+  if not isinstance(pair, tuple | list) or len(pair) != 2:
+    raise UserError(f'{name} is no pair of inputs and labels')
+  # Lists of numbers become arrays, and so do the arrays of other libraries.
+  return Split(*(jax.tree.map(np.asarray, part) for part in pair))
+
+
+def _check_network(role, net):
+  if not isinstance(net, BlockNet):
+    raise UserError(
+      f'{role}: a {type(net).__name__} is no BlockNet; cut the network into '
+      'stem, blocks and head: BlockNet(stem, blocks, head, example)'
+    )
+  try:
+    blocks.cut_shapes(net)
+  except Exception as error:  # The user's modules may raise anything.
+    raise UserError(
+      f'{role}: the network cannot read its example ({reason(error)}); its '
+      'parts are called as part(h, train)'
+    ) from error
+
+
+def _classify(teacher):
+  output = blocks.cut_shapes(teacher)['head']
+  if not isinstance(output, tuple) or len(output) != 1:
+    raise UserError(
+      f"the teacher's output has the shape {output}, which are no logits of "
+      'classes; give the task that it is for'
+    )
+  return Classify(output[0])
 
 
 def _phases(teacher, student, objective, epochs, learning_rate):
@@ -164,8 +195,10 @@ def _equal_ends(teacher, student):
 
 
 def _known(net) -> dict[str, Any]:
-  """What tells a network from another, as JSON values."""
-  return {
+  """What tells a network from another, as JSON values; code is not compared."""
+  # Functions among the attributes have addresses, which differ each time.
+  written = re.sub(r' at 0x[0-9a-f]+', '', repr(net))
+  return {'modules': written} | {
     name: [part.depth, part.parameters, part.macs, str(part.output_shape)]
     for name, part in summary(net).parts.items()
   }

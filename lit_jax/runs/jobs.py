@@ -111,6 +111,10 @@ class Job:
     students = [name for s in self.students for name in s.method.names]
     return (*students, *(baseline.name for baseline in self.baselines))
 
+  def network_of(self, name: str) -> Network:
+    """That of the student with that name."""
+    return next(s.network for s in self.students if name in s.method.names)
+
   def build(self, network: Network) -> BlockNet:
     """A network that computes in the job's precision."""
     return models.build(network, policy(self.training.precision).dtype)

@@ -168,7 +168,12 @@ def _student_rows(job, context, student, teacher) -> list[JsonRow]:
   if not all(map(saved.exists, folders)):
     if student.teacher != TEACHER:
       folder = workdir.network(context.workdir, student.teacher, STUDENT)
-      teacher = teachers.read(folder, job.dataset, job.training.precision)
+      teacher = teachers.read(
+        folder,
+        job.dataset,
+        job.training.precision,
+        job.network_of(student.teacher),
+      )
     _train_student(job, context, student, teacher)
   return [saved.describe(folder).row for folder in folders]
 

@@ -128,7 +128,7 @@ def _run_phase(setting, index, phase, learners):
     context.task.begin(own, taught, phase.objective, phase.copy)
     for own in learners
   ]
-  run = _phase_run(setting, index, phase, sorted(learners[0]))
+  run = _phase_run(setting, index, phase, learners[0])
   policy_ = policy(context.training.precision)
   first = population.stack(
     [state.begin_phase(own, run.plan.optimizers, policy_) for own in learners]
@@ -168,10 +168,8 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
       student=net,
       optimizers={
         # Parts are the student's; other networks learn as a whole.
-        name: optim.optimizer(
-          phase.optimizer, rate, phase.frozen if name == state.STUDENT else ()
-        )
-        for name in learners
+        name: optim.optimizer(phase.optimizer, rate, _frozen(phase, name, own))
+        for name, own in learners.items()
       },
       frozen=phase.frozen,
       preprocess=preprocess,
@@ -192,6 +190,13 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
       context.task.selects if training.select == 'best' else None,
     ),
   )
+
+
+def _frozen(phase, name, variables) -> tuple[str, ...]:
+  """The frozen parts that have parameters."""
+  if name != state.STUDENT:
+    return ()
+  return tuple(part for part in phase.frozen if part in variables['params'])
 
 
 def _needs_teacher(objectives: tuple[Objective, ...]) -> bool:

@@ -121,10 +121,18 @@ def compare_teacher(workdir: pathlib.Path, digest: str) -> None:
 
 
 def _read_data(workdir):
+  path = workdir / _DATA
   try:
-    return dict(json.loads((workdir / _DATA).read_text()))
-  except (OSError, ValueError, TypeError):
+    return dict(json.loads(path.read_text()))
+  except FileNotFoundError:
     return None
+  except OSError as error:
+    raise _unusable(workdir, error) from None
+  except (ValueError, TypeError):
+    raise UserError(
+      f'{path} is damaged, so what {workdir} was begun with is not known; '
+      'choose another --workdir'
+    ) from None
 
 
 def _compare(workdir, old, facts):
@@ -161,7 +169,8 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
   try:
     results = json.loads((workdir / _RESULTS).read_text())
     # Without these it is of no run that is over, or of an earlier version.
-    _ = results['columns'], [row['method'] for row in results['rows']]
+    _ = [results[key] for key in ('columns', 'dataset', 'seed')]
+    _ = [row['method'] for row in results['rows']]
     return results
   except (OSError, ValueError, KeyError, TypeError):
     return None

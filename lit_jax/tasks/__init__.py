@@ -5,7 +5,7 @@ A task is a class with the attributes and methods of `training.task.Task`, and
 """
 
 from lit_jax.data.dataset import Dataset
-from lit_jax.errors import imported
+from lit_jax.errors import UserError, imported
 from lit_jax.tasks.classify import Classify
 from lit_jax.training.task import Task
 
@@ -23,4 +23,7 @@ def build(name: str, dataset: Dataset) -> Task:
   Raises:
     UserError: no such task.
   """
-  return imported('task', name, TASKS).of(dataset)
+  task = imported('task', name, TASKS)
+  if not hasattr(task, 'of'):
+    raise UserError(f'task {name!r} has no `of` that makes one for the data')
+  return task.of(dataset)

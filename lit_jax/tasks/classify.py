@@ -62,8 +62,20 @@ class Classify:
     shape = dataset.splits['train'].inputs.shape[1:]
     return {'classes': self.classes, 'input_shape': list(shape)}
 
-  def check(self, dataset: Dataset) -> None:
+  def check(self, dataset: Dataset, net: BlockNet) -> None:
+    output = blocks.cut_shapes(net)['head']
+    if output != (self.classes,):
+      raise UserError(
+        f"a network's output has the shape {output}, and {dataset.name} has "
+        f'{self.classes} classes; make the two agree'
+      )
     for name, (_, labels) in dataset.splits.items():
+      kind = getattr(labels, 'dtype', type(labels))
+      if not np.issubdtype(kind, np.integer) or labels.ndim != 1:
+        raise UserError(
+          f'{dataset.name}, split {name}: labels are {kind} '
+          f'{np.shape(labels)}; give one integer for each input'
+        )
       if labels.min() < 0 or labels.max() >= self.classes:
         raise UserError(
           f'{dataset.name}, split {name}: labels from {labels.min()} to '

@@ -123,9 +123,6 @@ class Checkpoints:
       )
       return None
 
-  def latest_step(self) -> int | None:
-    return self._manager.latest_step()
-
   def close(self) -> None:
     self._manager.close()
 

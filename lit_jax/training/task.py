@@ -94,8 +94,8 @@ class Task(Protocol):
     """Options of every network that the data decide, such as 'classes'."""
     ...
 
-  def check(self, dataset: Dataset) -> None:
-    """Raises UserError where the labels of a split are not what it takes."""
+  def check(self, dataset: Dataset, net: BlockNet) -> None:
+    """Raises UserError where labels, or a network's output, do not suit it."""
     ...
 
   def fresh(self, student: BlockNet, key: jax.Array) -> Learners:
