@@ -116,15 +116,11 @@ class Objective:
   @property
   def needs_teacher(self) -> bool:
     """Whether the teacher runs at all."""
-    return 'soft' in self._terms or 'ir' in self._terms
-
-  @property
-  def _terms(self) -> tuple[str, ...]:
-    return self.terms or ()
+    return self.computes('soft') or self.computes('ir')
 
   def computes(self, term: str) -> bool:
     """Whether 'hard', 'soft' or 'ir' is computed."""
-    return term in self._terms
+    return term in (self.terms or ())
 
   def compared(self, count: int) -> tuple[int, ...]:
     """Indices of the compared blocks among `count`.

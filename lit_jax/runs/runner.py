@@ -189,10 +189,9 @@ def _train_student(job, context, student, teacher) -> None:
     variables = result.learners[state.STUDENT]
     details = _details(student, member)
     if teacher is not None:
+      own = evaluation.Reader(net, variables, preprocess)
       details['ir_error'] = evaluation.ir_errors(
-        evaluation.Reader(teacher.net, teacher.variables, teacher.preprocess),
-        evaluation.Reader(net, variables, preprocess),
-        job.dataset.splits['test'],
+        teacher, own, job.dataset.splits['test']
       )
     row = rows.measured(
       member.name,

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -12,9 +12,15 @@ from lit_jax.data.dataset import Dataset
 from lit_jax.data.feed import Feed
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError
-from lit_jax.objectives import Objective
 from lit_jax.runs.phases import Member, Method, Phase, Training
-from lit_jax.training import devices, loop, optim, population, state
+from lit_jax.training import (
+  devices,
+  evaluation,
+  loop,
+  optim,
+  population,
+  state,
+)
 from lit_jax.training.interrupt import Observer
 from lit_jax.training.precision import policy
 from lit_jax.training.task import Plan, Task
@@ -45,18 +51,8 @@ class Context:
     return 'validation' if 'validation' in splits else 'test'
 
 
-class Teacher(NamedTuple):
-  """Who teaches.
-
-  Attributes:
-    net: the network.
-    variables: its own, on all devices.
-    preprocess: whose `normalize` makes its inputs.
-  """
-
-  net: BlockNet
-  variables: dict[str, Any]
-  preprocess: Preprocess
+# Who teaches: a network, its variables on all devices, what makes its inputs.
+Teacher = evaluation.Reader
 
 
 class _Setting(NamedTuple):
@@ -146,7 +142,8 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
   objectives = population.common_terms(
     [member.objectives[index] for member in members]
   )
-  used = teacher if _needs_teacher(objectives) else None
+  # They all compute the same terms.
+  used = teacher if objectives[0].needs_teacher else None
   # Members that all have one order share its examples.
   seeds = tuple(dict.fromkeys(member.data_seed for member in members))
   seeds = seeds if len(seeds) == 1 else tuple(m.data_seed for m in members)
@@ -197,7 +194,3 @@ def _frozen(phase, name, variables) -> tuple[str, ...]:
   if name != state.STUDENT:
     return ()
   return tuple(part for part in phase.frozen if part in variables['params'])
-
-
-def _needs_teacher(objectives: tuple[Objective, ...]) -> bool:
-  return any(objective.needs_teacher for objective in objectives)

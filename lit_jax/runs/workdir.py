@@ -72,22 +72,13 @@ def _unusable(workdir, error):
 
 def compare_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """Raises UserError if the workdir was made with another configuration."""
-  path = workdir / _CONFIG
-  try:
-    old = json.loads(path.read_text())
-  except FileNotFoundError:
+  old = _read(workdir, _CONFIG)
+  if old is None:
     if (workdir / _RESULTS).exists():
       raise UserError(
         f'{workdir} holds results without {_CONFIG}; choose another --workdir'
-      ) from None
+      )
     return
-  except OSError as error:
-    raise _unusable(workdir, error) from None
-  except ValueError:
-    raise UserError(
-      f'{path} is damaged, so what {workdir} was made with is not known; '
-      'choose another --workdir'
-    ) from None
   # Through JSON, so that tuples and lists compare equal.
   new = json.loads(json.dumps(config))
   if old != new:
@@ -105,7 +96,7 @@ def compare_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
     facts: what the examples are, and where one is given and used the
       'teacher'; JSON values. A workdir is bound to the first teacher.
   """
-  old = _read_data(workdir)
+  old = _read(workdir, _DATA)
   new = dict(facts)
   if old is not None:
     _compare(workdir, new | old, old | new)
@@ -115,24 +106,28 @@ def compare_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
 
 def compare_teacher(workdir: pathlib.Path, digest: str) -> None:
   """Raises UserError if the workdir was begun with another given teacher."""
-  old = _read_data(workdir) or {}
+  old = _read(workdir, _DATA) or {}
   if 'teacher' in old:
     _compare(workdir, old, old | {'teacher': digest})
 
 
-def _read_data(workdir):
-  path = workdir / _DATA
+def _read(workdir, name) -> dict[str, Any] | None:
+  """What the workdir is bound to, or None where it is not bound yet."""
+  path = workdir / name
   try:
-    return dict(json.loads(path.read_text()))
+    content = json.loads(path.read_text())
   except FileNotFoundError:
     return None
   except OSError as error:
     raise _unusable(workdir, error) from None
-  except (ValueError, TypeError):
+  except ValueError:
+    content = None
+  if not isinstance(content, dict):
     raise UserError(
       f'{path} is damaged, so what {workdir} was begun with is not known; '
       'choose another --workdir'
-    ) from None
+    )
+  return content
 
 
 def _compare(workdir, old, facts):
