@@ -49,35 +49,33 @@ def _conv(x, kernel, strides):
   return _convolve(x, kernel, strides, _same_padding(kernel.shape))
 
 
-def _conv_forward(x, kernel, strides):
-  return _conv(x, kernel, strides), (x, kernel)
+# Of a convolution y = x * k the gradients are two further functions, bilinear
+# as it is itself. The gradients of each of the three are the other two, so that
+# a gradient of a gradient (a critic's penalty) keeps to these forms.
 
 
-def _conv_backward(strides, residuals, dy):
-  x, kernel = residuals
-  dx = _input_gradient(x.shape, kernel, strides, dy)
-  return dx, _kernel_gradient(x, kernel.shape[:2], strides, dy)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _input_gradient(kernel, dy, strides, size):
+  """Convolution of dy, spread by the stride, with the mirrored kernel.
 
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _input_gradient(x_shape, kernel, strides, dy):
-  """Convolution of dy, spread by the stride, with the mirrored kernel."""
+  `size` is x's (h, w), which the stride does not tell.
+  """
   kernel_shape, pads = kernel.shape[:2], _same_padding(kernel.shape)
   if strides != (1, 1):
     # An explicit pad and a plain convolution: lhs_dilation is slow on CPU.
     interior = [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)]
     dy = lax.pad(dy, jnp.zeros((), dy.dtype), interior)
   padding = []
-  for axis, (k, (low, _)) in enumerate(zip(kernel_shape, pads, strict=True), 1):
+  for axis, (k, (low, _)) in enumerate(zip(kernel_shape, pads, strict=True)):
     before = k - 1 - low
-    padding.append((before, x_shape[axis] + k - 1 - dy.shape[axis] - before))
+    after = size[axis] + k - 1 - dy.shape[axis + 1] - before
+    padding.append((before, after))
   mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
   return _convolve(dy, mirrored, (1, 1), padding)
 
 
-def _kernel_gradient(x, kernel_shape, strides, dy):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _kernel_gradient(x, dy, kernel_shape, strides):
   """Convolution of x with dy over the batch: channels of x are the batch."""
   padding = []
   for axis, (k, s) in enumerate(zip(kernel_shape, strides, strict=True), 1):
@@ -92,6 +90,38 @@ def _kernel_gradient(x, kernel_shape, strides, dy):
     rhs_dilation=strides,
   )
   return gradient.transpose(1, 2, 0, 3)
+
+
+def _keep_both(function):
+  """The forward rule of a function of two arrays, which keeps them."""
+  return lambda a, b, *static: (function(a, b, *static), (a, b))
+
+
+def _conv_backward(strides, kept, dy):
+  x, kernel = kept
+  return (
+    _input_gradient(kernel, dy, strides, x.shape[1:3]),
+    _kernel_gradient(x, dy, kernel.shape[:2], strides),
+  )
+
+
+def _input_gradient_backward(strides, size, kept, u):
+  del size
+  kernel, dy = kept
+  return _kernel_gradient(u, dy, kernel.shape[:2], strides), _conv(
+    u, kernel, strides
+  )
+
+
+def _kernel_gradient_backward(kernel_shape, strides, kept, u):
+  del kernel_shape
+  x, dy = kept
+  return _input_gradient(u, dy, strides, x.shape[1:3]), _conv(x, u, strides)
+
+
+_conv.defvjp(_keep_both(_conv), _conv_backward)
+_input_gradient.defvjp(_keep_both(_input_gradient), _input_gradient_backward)
+_kernel_gradient.defvjp(_keep_both(_kernel_gradient), _kernel_gradient_backward)
 
 
 def block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Batch norm, and batch statistics that devices share.
+"""Batch norm, instance norm, and batch statistics that devices share.
 
 Within `shared_statistics` every batch norm, ours or `flax.linen.BatchNorm`,
 normalises by the statistics of all devices' examples, so that many devices
@@ -184,3 +184,62 @@ class BatchNorm(nn.Module):
     slope = scale * lax.rsqrt(var.value + _EPSILON)
     y = _affine(x.astype(jnp.float32), slope, bias - mean.value * slope)
     return y.astype(self.dtype)
+
+
+@jax.custom_vjp
+def instance_norm(x, scale, bias):
+  """Normalises each channel of each example over its pixels.
+
+  Ulyanov et al., 2016. Its gradient can be taken once.
+
+  Args:
+    x: [n, h, w, c].
+    scale: [c], float32.
+    bias: [c], float32.
+
+  Returns:
+    y like x; the statistics, of biased variance, are taken in float32 at least.
+  """
+  return _instance_norm_forward(x, scale, bias)[0]
+
+
+def _over_pixels(x):
+  return x.mean((1, 2), keepdims=True)
+
+
+def _instance_norm_forward(x, scale, bias):
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean = _over_pixels(wide)
+  var = _over_pixels(jnp.square(wide - mean))
+  inverse = lax.rsqrt(var + _EPSILON)
+  slope = inverse * scale[None, None, None]
+  y = wide * slope + (bias[None, None, None] - mean * slope)
+  return y.astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _instance_norm_backward(kept, dy):
+  x, scale, mean, inverse = kept
+  dy = dy.astype(mean.dtype)
+  normal = (x.astype(mean.dtype) - mean) * inverse
+  dbias, dscale = _over_pixels(dy), _over_pixels(dy * normal)
+  dx = scale[None, None, None] * inverse * (dy - dbias - normal * dscale)
+  pixels = x.shape[1] * x.shape[2]
+  sums = [pixels * d.sum((0, 1, 2)) for d in (dscale, dbias)]
+  return dx.astype(x.dtype), *(s.astype(scale.dtype) for s in sums)
+
+
+instance_norm.defvjp(_instance_norm_forward, _instance_norm_backward)
+
+
+class InstanceNorm(nn.Module):
+  """`instance_norm`, epsilon 1e-5; parameters `scale`, `bias`.
+
+  It is the same in training and evaluation: there are no running statistics.
+  """
+
+  @nn.compact
+  def __call__(self, x):
+    features = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, features, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, features, jnp.float32)
+    return instance_norm(x, scale, bias)

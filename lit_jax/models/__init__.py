@@ -8,11 +8,12 @@ import jax.numpy as jnp
 
 from lit_jax.blocks import BlockNet
 from lit_jax.errors import UserError, imported
-from lit_jax.models import resnet, vdcnn
+from lit_jax.models import resnet, stargan, vdcnn
 
 FAMILIES = {
   'resnet': resnet.resnet,
   'resnext': resnet.resnext,
+  'stargan': stargan.stargan,
   'vdcnn': vdcnn.vdcnn,
 }
 
