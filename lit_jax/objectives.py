@@ -13,7 +13,7 @@ other toolkits do not.
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -196,6 +196,7 @@ def lit_loss(
   labels: Any,
   teacher_outputs: tuple[Any, tuple[jax.Array, ...]] | None,
   learns: Collection[str] | None = None,
+  hard_term: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None,
 ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
   """Eq. 1 of one batch; pure, and the whole of what a LIT step minimises.
 
@@ -216,6 +217,8 @@ def lit_loss(
     learns: the parts ('stem', 'blocks_0' …, 'head') in training mode; all by
       default, others run by their running statistics. Gradients are those of
       whatever parameters the caller differentiates.
+    hard_term: a task's own, where it is not that of `output_loss`: a function
+      of the output that returns the mean over the batch, and further terms.
 
   Returns:
     The loss, float32, and beside it the new batch statistics, and the terms by
@@ -227,7 +230,11 @@ def lit_loss(
   (output, irs), statistics = _apply(student, variables, learns, inputs)
   terms, hard, soft, ir = {}, 0.0, 0.0, 0.0
   if objective.computes('hard'):
-    terms['hard'] = hard = _hard(objective, output, labels)
+    if hard_term is not None:
+      hard, terms = hard_term(output)
+    else:
+      hard = _hard(objective, output, labels)
+    terms['hard'] = hard
   if objective.computes('soft'):
     terms['soft'] = soft = _soft(objective, output, output_q)
   if objective.computes('ir'):

@@ -175,8 +175,10 @@ def test_float16_scales_of_each_member(tiny, form):
   program = jax.jit(population.train_program(plan, MEMBERS))
   started = begin(tiny, 'fp16')
   # One that overflows, and must not hold the others up.
-  huge = started[1].loss_scale.replace(scale=jnp.float32(2.0**40))
-  started[1] = started[1].replace(loss_scale=huge)
+  student = started[1].student
+  huge = student.loss_scale.replace(scale=jnp.float32(2.0**40))
+  student = student.replace(loss_scale=huge)
+  started[1] = started[1].replace(learners={'student': student})
   states, metrics = program(
     population.stack(started),
     tiny.teacher_variables,

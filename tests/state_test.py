@@ -117,9 +117,9 @@ def test_begin_phase(tiny, name):
   assert len(momenta) == len(jax.tree.leaves(variables['params']))
   assert not any(bool(m.any()) for m in momenta)
   if name == 'fp16':
-    assert found.loss_scale.scale == 2**16
+    assert found.student.loss_scale.scale == 2**16
   else:
-    assert found.loss_scale is None
+    assert found.student.loss_scale is None
 
 
 def test_begin_phase_copies(tiny):

@@ -456,8 +456,9 @@ def lowered(tiny, policy, wrap=jax.jit, **changes):
 
 def scaled(start, scale):
   """The state under another loss scale."""
-  own = start.loss_scale.replace(scale=jnp.float32(scale))
-  return start.replace(loss_scale=own)
+  own = start.student.loss_scale.replace(scale=jnp.float32(scale))
+  student = start.student.replace(loss_scale=own)
+  return start.replace(learners={'student': student})
 
 
 def updates(start, after):
@@ -520,16 +521,19 @@ def test_float16_skips_steps_that_overflow(tiny, superbatch):
   start = begin(tiny, policy='fp16')
   # Beyond float16's largest number, 65504, times any gradient here.
   skipped, metrics = run(tiny, program, scaled(start, 2.0**40), one)
-  chex.assert_trees_all_equal(skipped.student, start.student)
+  chex.assert_trees_all_equal(skipped.student.params, start.student.params)
+  chex.assert_trees_all_equal(
+    skipped.student.opt_state, start.student.opt_state
+  )
   assert (skipped.step, skipped.skipped) == (1, 1)
-  assert skipped.loss_scale.scale == 2.0**39
+  assert skipped.student.loss_scale.scale == 2.0**39
   assert (metrics['skipped'][0], metrics['loss_scale'][0]) == (1, 2.0**39)
   # The loss itself is computed and finite.
   assert bool(jnp.isfinite(metrics['loss'][0]))
 
   good, metrics = run(tiny, program, scaled(start, 2.0**7), one)
   assert (good.step, good.skipped, metrics['skipped'][0]) == (1, 0, 0)
-  assert good.loss_scale.scale == 2.0**7
+  assert good.student.loss_scale.scale == 2.0**7
   for name, update in updates(start, good).items():
     assert update.any(), name
 
@@ -620,7 +624,7 @@ def test_float16_overflow_on_one_device_skips_the_step_on_both(tiny):
 
     skipped, metrics = run(tiny, program, start, one)
     assert (skipped.step, skipped.skipped) == (1, 1)
-    assert skipped.loss_scale.scale == scale / 2
+    assert skipped.student.loss_scale.scale == scale / 2
     assert (metrics['skipped'][0], metrics['loss_scale'][0]) == (1, scale / 2)
     chex.assert_trees_all_equal(skipped.student, start.student)
     # The second step is taken, as if it were the first at that scale.

@@ -55,6 +55,15 @@ def map_evaluation(program: Callable[..., Any]) -> Callable[..., Any]:
   )
 
 
+def map_outputs(program: Callable[..., Any]) -> Callable[..., Any]:
+  """The same, but for outputs [n, …], which stay cut: [devices, n, …]."""
+  return jax.pmap(
+    program,
+    axis_name=AXIS,
+    in_axes=(None, 0, 0),  # pyright: ignore[reportArgumentType]
+  )
+
+
 def replicate(tree: Any) -> Any:
   """The same values on every device, laid out as the programs return them.
 

@@ -4,7 +4,8 @@ Every example counts exactly once: the last batch is padded, and the padding
 weighs nothing.
 """
 
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Split
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.training import devices
-from lit_jax.training.state import Variables
+from lit_jax.training.state import STUDENT, Variables
 
 # Large enough to be fast, small enough for any device's memory.
 _BATCH_PER_DEVICE = 250
@@ -43,6 +44,42 @@ def summed(program: Program, split: Split) -> Callable[..., Sums]:
 
   def run(*arguments: Any) -> Sums:
     return _total(mapped(arguments, *batch) for batch in _batches(split))
+
+  return run
+
+
+def outputs(
+  program: Callable[..., Any], split: Split
+) -> Callable[..., Iterator[Any]]:
+  """A function that runs a program over a split.
+
+  Args:
+    program: pure; of whatever the function is called with, and a batch's
+      inputs and labels. Returns leaves [n, …].
+    split: whose leaves [N, …] make the batches.
+
+  Returns:
+    A function of the same leading arguments that gives the program's outputs
+    batch by batch, on the host, without padding.
+  """
+
+  def batch(arguments, batch, valid):
+    del valid
+    return program(*arguments, *batch)
+
+  mapped = devices.map_outputs(batch)
+
+  def run(*arguments: Any) -> Iterator[Any]:
+    done = 0
+    for batch, valid in _batches(split):
+      out = jax.device_get(mapped(arguments, batch, valid))
+      size = valid.size
+      kept = min(size, split.examples - done)
+      done += kept
+      yield jax.tree.map(
+        lambda x, size=size, kept=kept: x.reshape((size, *x.shape[2:]))[:kept],
+        out,
+      )
 
   return run
 
@@ -80,11 +117,24 @@ def _total(parts) -> Sums:
 
 
 class Reader(NamedTuple):
-  """Attributes: a network, its variables, and what makes its inputs."""
+  """A network with what it needs to run.
+
+  Attributes:
+    net: the network.
+    variables: its own, on all devices.
+    preprocess: what makes its inputs.
+    others: the variables of the networks that its task trained beside it.
+  """
 
   net: BlockNet
   variables: Variables
   preprocess: Preprocess
+  others: Mapping[str, Variables] = types.MappingProxyType({})
+
+  @property
+  def learners(self) -> dict[str, Variables]:
+    """All of them by name."""
+    return {STUDENT: self.variables, **self.others}
 
 
 def ir_errors(

@@ -1,14 +1,17 @@
-"""What a run writes while it trains: metrics.jsonl and TensorBoard events."""
+"""What a run writes while it trains: metrics, TensorBoard events, pictures."""
 
 import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import tensorboardX
+
+from PIL import Image
 
 from lit_jax.files import write_text
 
-METRICS = 'metrics.jsonl'
+METRICS, PICTURES = 'metrics.jsonl', 'pictures'
 
 
 def drop_after(path: pathlib.Path, method: str, phase: str, step: int) -> float:
@@ -36,12 +39,20 @@ def drop_after(path: pathlib.Path, method: str, phase: str, step: int) -> float:
   return seconds
 
 
+def tiled(images: np.ndarray) -> np.ndarray:
+  """[rows, columns, h, w, 3] → [rows · h, columns · w, 3]."""
+  rows, columns, height, width, channels = images.shape
+  across = images.swapaxes(1, 2)
+  return across.reshape(rows * height, columns * width, channels)
+
+
 class PhaseLog:
   """Writes the records of one phase."""
 
   def __init__(self, workdir: pathlib.Path, method: str, phase: str, step: int):
     """Opens both files after `step`; `drop_after` comes first."""
     self._names = {'method': method, 'phase': phase}
+    self._pictures = workdir / PICTURES / method / phase
     # Line by line on disk: a killed run leaves whole lines.
     self._file = (workdir / METRICS).open('a', buffering=1)
     self._events = tensorboardX.SummaryWriter(
@@ -60,6 +71,16 @@ class PhaseLog:
     self._file.write(json.dumps(record | values) + '\n')
     for name, value in values.items():
       self._events.add_scalar(f'{split}/{name}', value, step)
+
+  def draw(
+    self, split: str, name: str, step: int, epoch: int, images: np.ndarray
+  ) -> None:
+    """Images as one picture, uint8 [rows, columns, h, w, 3]."""
+    picture = tiled(images)
+    self._events.add_image(f'{split}/{name}', picture, step, dataformats='HWC')
+    self._pictures.mkdir(parents=True, exist_ok=True)
+    path = self._pictures / f'{name}-{epoch:04d}.png'
+    Image.fromarray(picture).save(path)
 
   def close(self) -> None:
     self._file.close()

@@ -263,11 +263,9 @@ class _Stretch:
     }
     epoch = step / self._phase.feed.steps_per_epoch
     for member, log in enumerate(self._records):
-      means = {
-        n: float(column[:, member].mean()) for n, column in columns.items()
-      }
-      log.write('train', step, epoch, means | shared)
-    self._bar(step, {n: float(column.mean()) for n, column in columns.items()})
+      own = {name: column[:, member] for name, column in columns.items()}
+      log.write('train', step, epoch, _means(own) | shared)
+    self._bar(step, _means(columns))
 
   def _share(self):
     return round(self._clock.seconds / len(self._phase.members), 3)
@@ -287,8 +285,10 @@ class _Stretch:
         )
       record = values.numbers | {'train_seconds': self._share()}
       self._records[member].write(split, step, epoch, record)
+      for title, sheet in values.sheets.items():
+        self._records[member].draw(split, title, step, epoch, sheet.images)
       left_out = ''
-      if current.loss_scale is not None:
+      if current.student.loss_scale is not None:
         left_out = f'  {int(current.skipped[member])} steps skipped'
       self._bar.line(
         f'{name} epoch {epoch}/{phase.epochs}  {split} {values.line}  '
@@ -340,6 +340,16 @@ def _columns(ready):
     for name, array in jax.device_get(call.metrics).items():
       values.setdefault(name, []).append(array[: call.count])
   return {name: np.concatenate(parts) for name, parts in values.items()}
+
+
+def _means(columns):
+  """Of each metric over the steps that computed it; none where none did."""
+  means = {}
+  for name, column in columns.items():
+    computed = column[~np.isnan(column)]
+    if computed.size:
+      means[name] = float(computed.mean())
+  return means
 
 
 class _Clock:

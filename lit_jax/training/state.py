@@ -26,11 +26,13 @@ class Learner(struct.PyTreeNode):
     params: its parameters, float32.
     batch_stats: its running batch-norm statistics, float32.
     opt_state: the optimiser's state of the parts that learn.
+    loss_scale: of its loss under fp16, else None.
   """
 
   params: dict[str, Any]
   batch_stats: dict[str, Any]
   opt_state: optax.OptState
+  loss_scale: DynamicScale | None
 
   @property
   def variables(self) -> Variables:
@@ -46,13 +48,11 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: int32, steps taken in this phase.
     learners: the networks that learn, by name.
-    loss_scale: under fp16, else None.
-    skipped: int32, steps not taken since the gradients were not finite.
+    skipped: int32, updates not made since the gradients were not finite.
   """
 
   step: jax.Array
   learners: dict[str, Learner]
-  loss_scale: DynamicScale | None
   skipped: jax.Array
 
   @property
@@ -86,10 +86,10 @@ def begin_phase(
         own['params'],
         own['batch_stats'],
         optimizers[name].init(own['params']),
+        policy.initial_scale(),
       )
       for name, own in learners.items()
     },
-    loss_scale=policy.initial_scale(),
     skipped=jnp.zeros((), jnp.int32),
   )
 

@@ -16,7 +16,7 @@ from jax import lax
 
 from lit_jax.layers import on_cpu, shared_statistics
 from lit_jax.objectives import Objective
-from lit_jax.training.state import STUDENT, Learner, TrainState, Variables
+from lit_jax.training.state import STUDENT, TrainState, Variables
 from lit_jax.training.task import Metrics, Plan
 
 # Examples that the teacher takes at once on a CPU, which is slower with the
@@ -108,13 +108,14 @@ def teacher_outputs(
 
   Args:
     plan: with the teacher's network.
-    objective: IRs are kept only where it compares them.
+    objective: says what of the teacher is compared.
     teacher: the teacher's variables.
     inputs: leaves [C, n, …], before normalisation.
 
   Returns:
     The output and a tuple of IRs, leaves [C, n, …] that take no gradient; None
-    where the objective needs no teacher.
+    and () where the objective does not compare them; None in all where it
+    needs no teacher.
   """
   if not objective.needs_teacher or plan.teacher is None:
     return None
@@ -123,7 +124,11 @@ def teacher_outputs(
   def run(inputs):
     x = plan.teacher_preprocess.normalize(inputs)
     output, irs = _infer(net, teacher, x)
-    return output, irs if objective.computes('ir') else ()
+    # What is not compared is not computed either.
+    return (
+      output if objective.computes('soft') else None,
+      irs if objective.computes('ir') else (),
+    )
 
   lead = jax.tree.leaves(inputs)[0].shape[:2]
   count = lead[0] * lead[1]
@@ -158,12 +163,12 @@ def update(
     learner: who learns.
 
   Returns:
-    The state with that learner's, `loss_scale` and `skipped` brought forward,
-    and the metrics; under fp16 also 'skipped' (0 or 1) and 'loss_scale'.
+    The state with that learner and `skipped` brought forward, and the metrics;
+    under fp16 also 'skipped' (0 or 1) and 'loss_scale'.
   """
   own = state.learners[learner]
   loss_scale, finite, (batch_stats, metrics), grads = _gradients(
-    plan, state.loss_scale, loss, own.params
+    plan, own.loss_scale, loss, own.params
   )
   if plan.axis_name is not None:
     metrics = lax.pmean(metrics, plan.axis_name)
@@ -171,17 +176,18 @@ def update(
     grads, own.opt_state, own.params
   )
   params: Any = optax.apply_updates(own.params, updates)
-  after = Learner(params, batch_stats, opt_state)
+  after = own.replace(
+    params=params, batch_stats=batch_stats, opt_state=opt_state
+  )
   skipped = state.skipped
   if loss_scale is not None:
     after = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, own)
+    after = after.replace(loss_scale=loss_scale)
     skipped = skipped + jnp.where(finite, 0, 1)
     metrics['skipped'] = jnp.float32(1) - finite
     metrics['loss_scale'] = loss_scale.scale
   state = state.replace(
-    learners=state.learners | {learner: after},
-    loss_scale=loss_scale,
-    skipped=skipped,
+    learners=state.learners | {learner: after}, skipped=skipped
   )
   return state, metrics
 

@@ -4,10 +4,12 @@ One frozen (hashable) object in a file of its own, such as tasks/classify.py.
 The engine knows no more of it than this.
 """
 
+import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
+import numpy as np
 import optax
 
 from lit_jax.blocks import BlockNet
@@ -16,7 +18,8 @@ from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.objectives import Objective
 from lit_jax.report import Column
-from lit_jax.training.state import Learners, TrainState, Variables
+from lit_jax.training.evaluation import Reader
+from lit_jax.training.state import STUDENT, Learners, TrainState, Variables
 
 Metrics = dict[str, jax.Array]
 
@@ -50,6 +53,18 @@ class Plan(NamedTuple):
     return tuple(p for p in self.student.parts if p not in self.frozen)
 
 
+class Sheet(NamedTuple):
+  """Images in rows and columns.
+
+  Attributes:
+    images: uint8 [rows, columns, h, w, 3].
+    columns: the heading of each column.
+  """
+
+  images: np.ndarray
+  columns: tuple[str, ...]
+
+
 class Evaluation(NamedTuple):
   """What networks make of a split.
 
@@ -57,11 +72,13 @@ class Evaluation(NamedTuple):
     numbers: by name, as the log has them; 'loss' is among them.
     line: the same in words, for a terminal.
     pictures: further JSON values of the row in `results.json`.
+    sheets: images by name, for the log, the workdir and the report.
   """
 
   numbers: dict[str, float]
   line: str
   pictures: dict[str, Any]
+  sheets: Mapping[str, Sheet] = types.MappingProxyType({})
 
   @property
   def scores(self) -> dict[str, Any]:
@@ -80,15 +97,23 @@ class Selection(NamedTuple):
 class Task(Protocol):
   """How a family of networks is trained and judged.
 
+  A class that inherits from it has what is said here to be so by default.
+
   Attributes:
     columns: the table's columns of its own.
     selects: the number that `select=best` goes by.
     output_loss: how its outputs are compared (`Objective.output_loss`).
+    learners: names of the networks that learn; the student alone by default.
   """
 
-  columns: tuple[Column, ...]
-  selects: Selection
   output_loss: str
+  learners: tuple[str, ...] = (STUDENT,)
+
+  @property
+  def columns(self) -> tuple[Column, ...]: ...
+
+  @property
+  def selects(self) -> Selection: ...
 
   def network_options(self, dataset: Dataset) -> dict[str, Any]:
     """Options of every network that the data decide, such as 'classes'."""
@@ -101,6 +126,27 @@ class Task(Protocol):
   def fresh(self, student: BlockNet, key: jax.Array) -> Learners:
     """The networks that learn, before the first phase; 'student' is one."""
     ...
+
+  def updates_every(self, learner: str, objective: Objective) -> int:
+    """Steps from one update of a learner to the next; 1 by default.
+
+    The learning rate is that of the step, however few of them update.
+    """
+    del learner, objective
+    return 1
+
+  def judge(self, dataset: Dataset) -> tuple['Task', Dataset] | None:
+    """What trains a network to judge this task's; None by default.
+
+    Returns:
+      A task, and the data that it learns from.
+    """
+    del dataset
+    return None
+
+  def judged_by(self, judge: Reader) -> Self:
+    """The same task with that network as its judge."""
+    raise NotImplementedError
 
   def begin(
     self,
@@ -117,7 +163,11 @@ class Task(Protocol):
       learners: all networks, as the phases before left them.
       teacher: the teacher's, of the same names; None without a teacher.
       objective: the phase's.
-      copy: the student's parts that are taken from the teacher.
+      copy: what is taken from the teacher: parts of the student, and other
+        learners as a whole.
+
+    Raises:
+      UserError: the teacher does not have it.
     """
     ...
 
@@ -169,7 +219,8 @@ class Task(Protocol):
 
     Returns:
       The state after it (steps.update), and scalars by name, 'loss' among
-      them, each a mean over the devices.
+      them, each a mean over the devices. One that is NaN was not computed in
+      this step, and does not count in the log's means; 'loss' always is.
     """
     ...
 

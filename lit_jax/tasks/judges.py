@@ -1,0 +1,189 @@
+"""What scores translations: a classifier that was trained here, or InceptionV3.
+
+A judge sees real images, the translations, and what was asked for, all uint8.
+Without InceptionV3's own weights nothing here is called FID.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.preprocess import ImagePreprocess
+from lit_jax.errors import UserError, choose, names
+from lit_jax.report import Column
+from lit_jax.scores import fid, pixels
+from lit_jax.training import evaluation
+from lit_jax.training.evaluation import Reader
+from lit_jax.training.task import Selection
+
+
+class Translations(NamedTuple):
+  """What is judged.
+
+  Attributes:
+    images: the real ones, uint8 [N, h, w, 3].
+    label: their attributes, [N, c] of 0 and 1.
+    fake: the translations, uint8 [N, T, h, w, 3].
+    asked: the label of each, [N, T, c].
+    truths: which of the real images each should be, [N, T], −1 where there is
+      none; None where it is not known.
+  """
+
+  images: Any
+  label: np.ndarray
+  fake: np.ndarray
+  asked: np.ndarray
+  truths: np.ndarray | None
+
+  @property
+  def known(self) -> np.ndarray:
+    """Of which translations the true image is known: [N, T]."""
+    if self.truths is None:
+      return np.zeros(self.fake.shape[:2], bool)
+    return self.truths >= 0
+
+
+class Judge(Protocol):
+  """One kind of scores; hashable.
+
+  Attributes:
+    is_trained: whether a network has to be trained for it.
+    columns: of its scores.
+    selects: the score that tells best.
+  """
+
+  is_trained: bool
+
+  @property
+  def columns(self) -> tuple[Column, ...]: ...
+
+  @property
+  def selects(self) -> Selection: ...
+
+  def trained(self, judge: Reader, row: Mapping[str, Any]) -> 'Judge':
+    """The judge with its network; `row` is what is known of that."""
+    ...
+
+  def numbers(self, shown: Translations) -> dict[str, float]:
+    """Its scores by name."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributeJudge:
+  """A classifier of attributes, trained on the same images; see `Judge`.
+
+  Attributes:
+    reader: the classifier; None before it is trained.
+    exact: the part of real test images whose attributes it reads right.
+  """
+
+  reader: Reader | None = dataclasses.field(default=None, compare=False)
+  exact: float = 0.0
+
+  is_trained = True
+  selects = Selection('attribute_accuracy')
+
+  @property
+  def columns(self) -> tuple[Column, ...]:
+    return (
+      Column(
+        'attribute_accuracy', 'Attributes %', 'percent', narrow='Attr.\n%',
+        label='attribute accuracy',
+        note='Attributes: of the translations that ask for a change, the part '
+        'of which a classifier reads exactly what was asked for; it was '
+        'trained for this run, and reads '
+        f'{100 * self.exact:.1f} % of the real test images right.',
+      ),
+      Column(
+        'attribute_distance', 'Attr. distance', 'number',
+        narrow='distance', below=True,
+        note='Attr. distance: the Fréchet distance of that classifier’s '
+        'features, of translations to real images; it is no FID.',
+      ),
+    )  # fmt: skip
+
+  def trained(self, judge: Reader, row: Mapping[str, Any]) -> 'AttributeJudge':
+    return AttributeJudge(judge, row['exact'])
+
+  def numbers(self, shown: Translations) -> dict[str, float]:
+    assert self.reader is not None
+    logits, features = self._read(shown.fake.reshape(-1, *shown.fake.shape[2:]))
+    asked = shown.asked.reshape(len(logits), -1)
+    changed = (shown.asked != shown.label[:, None]).any(-1).reshape(-1)
+    exact = ((logits > 0) == (asked > 0)).all(-1)
+    # Against the true images where they are known, which have the attributes
+    # that were asked for; else against all.
+    known = shown.known.reshape(-1)
+    real, fake = shown.images, features
+    if shown.truths is not None and known.any():
+      real, fake = real[shown.truths.reshape(-1)[known]], features[known]
+    _, real = self._read(real)
+    return {
+      'attribute_accuracy': float(exact[changed].mean()),
+      'attribute_distance': fid.frechet_distance(
+        *fid.statistics(real), *fid.statistics(fake)
+      ),
+    }
+
+  def _read(self, images) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and features of images."""
+    reader = self.reader
+    assert reader is not None
+
+    def program(variables, images, labels):
+      del labels
+      x = reader.preprocess.normalize(images)
+      logits, irs = _infer(reader.net, variables, x)
+      return logits, irs[-1].astype(jnp.float32).mean((1, 2))
+
+    run = evaluation.outputs(program, Split(images, None))
+    logits, features = zip(*run(reader.variables), strict=True)
+    return np.concatenate(logits), np.concatenate(features)
+
+
+def _infer(net, variables, x) -> Any:
+  return net.apply(variables, x)
+
+
+def images_alone(dataset: Dataset) -> Dataset:
+  """The same images with their attributes as labels."""
+  half = (0.5, 0.5, 0.5)
+  return dataclasses.replace(
+    dataset,
+    splits={
+      name: Split(split.inputs['image'], split.inputs['label'])
+      for name, split in dataset.splits.items()
+    },
+    preprocess=ImagePreprocess(half, half),
+  )
+
+
+def pixel_numbers(shown: Translations) -> dict[str, float]:
+  """L1 and PSNR of the translations whose true image is known."""
+  known = shown.known
+  if shown.truths is None or not known.any():
+    return {}
+  true, fake = shown.images[shown.truths[known]], shown.fake[known]
+  return {'l1': pixels.l1(fake, true), 'psnr': pixels.psnr(fake, true)}
+
+
+JUDGES = ('attributes', 'inception')
+
+
+def of(scores: str, inception: str, sha256: str) -> tuple[Judge, ...]:
+  """The judges of these names; see `Translate.of`."""
+  wanted = [choose('score', n, JUDGES) for n in names(scores, 'scores')]
+  if inception and 'inception' not in wanted:
+    raise UserError(
+      f'inception names weights, and scores are {scores!r}; add inception to '
+      'scores, or leave the weights out'
+    )
+  found: list[Judge] = []
+  if 'attributes' in wanted:
+    found.append(AttributeJudge())
+  return tuple(found)
