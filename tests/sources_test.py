@@ -8,6 +8,7 @@ import pytest
 
 from lit_jax.data import sources
 from lit_jax.data.images import sources as images
+from lit_jax.data.portraits import sources as portraits
 from lit_jax.data.texts import sources as texts
 from lit_jax.errors import UserError
 
@@ -30,7 +31,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_names():
-  assert sources.NAMES == (*images.NAMES, *texts.NAMES)
+  assert sources.NAMES == (*images.NAMES, *texts.NAMES, *portraits.NAMES)
   assert len(set(sources.NAMES)) == len(sources.NAMES)
 
 

@@ -16,9 +16,12 @@ class Split(NamedTuple):
 
   Attributes:
     inputs: uint8 images [N, H, W, C] of 0 to 255, uint8 texts [N, length] of
-      character ids, or whatever else the networks read.
+      character ids, or whatever else the networks read. Images to translate
+      are {'image': uint8 [N, s, s, 3], 'label': uint8 [N, classes]}, with 1
+      for each attribute that the image has.
     labels: int32 [N] of 0 to classes - 1, whatever else the task learns from,
-      or None.
+      or None. Beside images to translate it is int32 [N], who is seen, or None
+      where that is not known.
   """
 
   inputs: Any
@@ -41,11 +44,18 @@ class Dataset:
   Attributes:
     name: in messages and tables.
     splits: 'train' and 'test', and 'validation' after hold_out.
-    classes: how many classes the labels tell apart; 0 where they are none.
+    classes: how many classes the labels tell apart, or how many attributes
+      images to translate have; 0 where they are none.
     preprocess: what happens to a batch before a network sees it.
-    class_names: of each label; () where they are their numbers.
+    class_names: of each label, or attribute; () where they are their numbers.
     content: a hash of what the examples were made from; '' where it is not
       known.
+    exclusive: groups of attributes, by their numbers, of which at most one
+      holds at a time, such as colours of hair; each other one changes on its
+      own.
+    identities: the labels say who is seen. Two examples of one identity then
+      differ in their attributes alone: each is what a translation of the other
+      should give.
   """
 
   name: str
@@ -54,6 +64,8 @@ class Dataset:
   preprocess: Preprocess
   class_names: tuple[str, ...] = ()
   content: str = ''
+  exclusive: tuple[tuple[int, ...], ...] = ()
+  identities: bool = False
 
 
 class Rows:
@@ -62,7 +74,7 @@ class Rows:
   Of a memory-mapped array nothing is copied into memory before.
   """
 
-  def __init__(self, array: np.ndarray, rows: np.ndarray):
+  def __init__(self, array: 'np.ndarray | Rows', rows: np.ndarray):
     """`rows` are indices into `array`, whose order is kept."""
     self._array, self._rows = array, rows
     self.dtype = array.dtype
@@ -86,20 +98,23 @@ def hold_out(dataset: Dataset, size: int = 5000, seed: int = 0) -> Dataset:
   """Moves some train examples to a new 'validation' split.
 
   The same seed picks the same examples everywhere, and both parts keep the
-  order that the examples had.
+  order that the examples had. Where the data set has identities, these are
+  moved with all their examples, one by one until there are enough: nobody is
+  seen in both parts.
 
   Args:
     dataset: a data set without a 'validation' split.
-    size: how many train examples to move.
+    size: how many train examples to move, or with identities, at least.
     seed: which ones, 0 to 2**32 - 1.
 
   Returns:
-    The data set with 'train' [N - size], 'validation' [size] and all its other
-    splits unchanged; of what is memory-mapped both are views, else copies.
+    The data set with 'train' [N - size], 'validation' [size] (or more, with
+    identities) and all its other splits unchanged; of what is memory-mapped
+    both are views, else copies.
 
   Raises:
-    UserError: size is below 1 or leaves no train example, or the seed is out
-      of range.
+    UserError: size is below 1 or leaves no train example or identity, or the
+      seed is out of range.
     ValueError: there is a 'validation' split already.
   """
   if 'validation' in dataset.splits:
@@ -117,16 +132,35 @@ def hold_out(dataset: Dataset, size: int = 5000, seed: int = 0) -> Dataset:
     )
   # RandomState because numpy promises its stream never changes; a Generator's
   # may, and a new numpy would then leak validation examples into training.
-  order = np.random.RandomState(seed).permutation(count)
-  parts = {
-    'train': _take(train, np.sort(order[size:])),
-    'validation': _take(train, np.sort(order[:size])),
-  }
+  random = np.random.RandomState(seed)
+  if dataset.identities:
+    held = _of_whole_identities(dataset, size, random)
+  else:
+    held = np.sort(random.permutation(count)[:size])
+  kept = np.setdiff1d(np.arange(count), held, assume_unique=True)
+  parts = {'train': _take(train, kept), 'validation': _take(train, held)}
   return dataclasses.replace(dataset, splits={**dataset.splits, **parts})
+
+
+def _of_whole_identities(dataset, size, random) -> np.ndarray:
+  """Rows of all examples of some identities, `size` or a few more, rising."""
+  identities = dataset.splits['train'].labels
+  found, sizes = np.unique(identities, return_counts=True)
+  order = random.permutation(len(found))
+  reached = np.cumsum(sizes[order])
+  if len(found) < 2 or size > reached[-2]:
+    most = f'choose 1 to {reached[-2]}' if len(found) > 1 else 'hold out none'
+    raise UserError(
+      f'validation size {size} for {dataset.name}: whole identities are held '
+      f'out, and the train split has {len(found)}; {most}'
+    )
+  people = found[order[: np.searchsorted(reached, size) + 1]]
+  return np.flatnonzero(np.isin(identities, people))
 
 
 def _take(split: Split, rows: np.ndarray) -> Split:
   def part(array):
-    return Rows(array, rows) if isinstance(array, np.memmap) else array[rows]
+    lazy = isinstance(array, np.memmap | Rows)
+    return Rows(array, rows) if lazy else array[rows]
 
   return jax.tree.map(part, split)

@@ -13,6 +13,7 @@ from lit_jax.data.texts.characters import PADDING, SYMBOLS, UNKNOWN
 from lit_jax.errors import UserError
 
 PAD = 4
+_RANGE = (-1.0, 1.0)  # of the pixels of labelled images
 
 
 class Preprocess(Protocol):
@@ -204,6 +205,74 @@ class ImagePreprocess:
     _check_kind(self, facts)
     mean, std = tuple(facts['mean']), tuple(facts['std'])
     return dataclasses.replace(self, mean=mean, std=std)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
+  """Images, each with a label of what it shows or shall be made to show.
+
+  Attributes:
+    flip: whether training images are mirrored half of the time.
+  """
+
+  flip: bool = True
+
+  def normalize(self, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Pixels to -1 to 1, which is x / 127.5 - 1, and labels to float32.
+
+    Args:
+      inputs: `image` uint8 [n, h, w, 3], and `label` uint8 or float32 [n, c].
+
+    Returns:
+      `image` float32 [n, h, w, 3], and `label` float32 [n, c].
+    """
+    self._check(inputs)
+    return {
+      'image': self._images.normalize(inputs['image']),
+      'label': inputs['label'].astype(jnp.float32),
+    }
+
+  def augment(
+    self,
+    inputs: Mapping[str, jax.Array],
+    key: jax.Array,
+    first: jax.Array | int = 0,
+    total: int | None = None,
+  ) -> dict[str, jax.Array]:
+    """Random mirror images, and the same labels; see `Preprocess`."""
+    image = self._images.augment(inputs['image'], key, first, total)
+    return {**inputs, 'image': image}
+
+  def facts(self) -> dict[str, Any]:
+    """The range of the pixels that a network reads."""
+    return {'kind': 'labelled images', 'range': list(_RANGE)}
+
+  def fed_by(self, facts: Mapping[str, Any]) -> 'LabelledImages':
+    _check_kind(self, facts)
+    if tuple(facts.get('range', ())) != _RANGE:
+      raise UserError(
+        f'it reads pixels of the range {facts.get("range")}, not '
+        f'{list(_RANGE)}; train it anew'
+      )
+    return self
+
+  @property
+  def _images(self) -> ImagePreprocess:
+    half = (0.5, 0.5, 0.5)
+    return ImagePreprocess(half, half, crop=False, flip=self.flip)
+
+  def _check(self, inputs: Any) -> None:
+    if not (
+      isinstance(inputs, Mapping)
+      and set(inputs) == {'image', 'label'}
+      and inputs['image'].ndim == 4
+      and inputs['label'].ndim == 2
+      and inputs['label'].dtype in (jnp.uint8, jnp.float32)
+    ):
+      raise UserError(
+        "labelled images are {'image': uint8 [n, h, w, 3], 'label': uint8 or "
+        'float32 [n, attributes]}'
+      )
 
 
 def usual(inputs: Any) -> Preprocess:

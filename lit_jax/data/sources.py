@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from lit_jax.data.dataset import Dataset
 from lit_jax.data.images import sources as images
+from lit_jax.data.portraits import sources as portraits
 from lit_jax.data.texts import sources as texts
 from lit_jax.errors import UserError, choose
 
@@ -29,14 +30,16 @@ def load(
     data_dir: where to look; '' for $LIT_JAX_DATA, else ~/.cache/lit_jax.
     options: settings of the data set's kind. Images take `crop`, see
       ImagePreprocess; texts take `noise`, see TextPreprocess, and the fields
-      of TextOptions.
+      of TextOptions; images to translate take `flip`, see LabelledImages, and
+      the fields of PortraitOptions.
 
   Returns:
     The data set with its 'train' and 'test' splits.
 
   Raises:
     UserError: the name is unknown, the kind takes no such option, or the data
-      cannot be read; see `images.sources` and `texts.sources`.
+      cannot be read; see `images.sources`, `texts.sources` and
+      `portraits.sources`.
   """
   choose('data set', name, NAMES)
   kind = next(kind for kind in _KINDS if name in kind.names)
@@ -62,14 +65,29 @@ def _texts(name, data_dir, settings):
   return _preprocessed(texts.load(name, data_dir, options), {'noise': noise})
 
 
+def _portraits(name, data_dir, settings):
+  flip = settings.pop('flip', True)
+  options = portraits.PortraitOptions(**settings)
+  return _preprocessed(portraits.load(name, data_dir, options), {'flip': flip})
+
+
 def _preprocessed(dataset, settings):
   preprocess = dataclasses.replace(dataset.preprocess, **settings)
   return dataclasses.replace(dataset, preprocess=preprocess)
 
 
-_TEXT_OPTIONS = tuple(f.name for f in dataclasses.fields(texts.TextOptions))
+def _fields(options):
+  return tuple(field.name for field in dataclasses.fields(options))
+
+
 _KINDS = (
   _Kind('images', images.NAMES, ('crop',), _images),
-  _Kind('texts', texts.NAMES, ('noise', *_TEXT_OPTIONS), _texts),
+  _Kind('texts', texts.NAMES, ('noise', *_fields(texts.TextOptions)), _texts),
+  _Kind(
+    'images to translate',
+    portraits.NAMES,
+    ('flip', *_fields(portraits.PortraitOptions)),
+    _portraits,
+  ),
 )
 NAMES = tuple(name for kind in _KINDS for name in kind.names)

@@ -1,12 +1,9 @@
 """CIFAR-10 and CIFAR-100: read from what a folder holds, or fetched."""
 
-import glob
 import hashlib
 import http.client
 import io
-import json
 import os
-import re
 import shutil
 import sys
 import tarfile
@@ -17,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_jax.data import prepared
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.images import checks, class_names
 from lit_jax.data.preprocess import ImagePreprocess
@@ -102,7 +100,7 @@ def load(name: str, folder: str) -> Dataset:
 
 def _splits(name: str, folder: str) -> dict[str, Split]:
   cifar = _CIFAR[name]
-  infos = _tfds_infos(name, folder)
+  infos = prepared.infos(name, folder)
   if infos:
     return _tfds_splits(name, folder, infos)
   archive = os.path.join(folder, cifar.archive)
@@ -256,76 +254,19 @@ def _fetch(cifar: _Cifar, folder: str) -> None:
 # A directory that TensorFlow Datasets prepared.
 
 
-def _tfds_infos(name: str, folder: str) -> list[str]:
-  """One description file for each prepared version, the newest last."""
-  found = glob.glob(
-    os.path.join(glob.escape(folder), name, '*', 'dataset_info.json')
-  )
-  # Other names are of preparations that were cut off.
-  infos = [p for p in found if re.fullmatch(r'\d+(\.\d+)+', _version(p))]
-  return sorted(infos, key=lambda p: [int(n) for n in _version(p).split('.')])
-
-
-def _version(info: str) -> str:
-  return os.path.basename(os.path.dirname(info))
-
-
 def _tfds_splits(name: str, folder: str, infos: list[str]) -> dict[str, Split]:
-  prepared = _newest_array_record(name, infos)
-  fix = "delete it, or prepare it again with file_format='array_record'"
-  try:
-    # Here, since only this one kind of copy needs the package.
-    import tensorflow_datasets as tfds
-  except ImportError as e:
-    raise UserError(
-      f'{prepared}: reading it needs the package tensorflow-datasets '
-      f'({reason(e)}); install that, or move the folder away'
-    ) from e
-  version = os.path.basename(prepared)
-  try:
-    found: Any = tfds.data_source(
-      f'{name}:{version}', data_dir=folder, download=False
-    )
+  place = prepared.newest(name, infos)
+  found = prepared.opened(name, folder, place)
+  with prepared.reading(place):
     return {
-      split: _tfds_split(name, split, found[split], prepared, fix)
+      split: _tfds_split(name, split, found[split], place)
       for split in ('train', 'test')
     }
-  except UserError:
-    raise
-  # The package and the readers below it raise errors of every kind.
-  except Exception as e:
-    raise UserError(f'{prepared}: cannot be read ({reason(e)}); {fix}') from e
 
 
-def _newest_array_record(name: str, infos: list[str]) -> str:
-  """The prepared folder to read: the newest that needs no TensorFlow."""
-  readable = [p for p in infos if 'array_record' in _formats(p)]
-  if not readable:
-    prepared = os.path.dirname(infos[-1])
-    formats = ', '.join(sorted(_formats(infos[-1])))
-    raise UserError(
-      f'{prepared}: its format is {formats}, which needs TensorFlow to read; '
-      f"prepare {name} again with file_format='array_record', or move it away"
-    )
-  return os.path.dirname(readable[-1])
-
-
-def _formats(info: str) -> set[str]:
-  fix = 'delete the folder, or prepare it again'
-  try:
-    fields = json.loads(checks.read(info, fix))
-    # Old versions of the package name no format and write tfrecord.
-    first = fields.get('fileFormat', 'tfrecord')
-    return {first, *fields.get('alternativeFileFormats', ())}
-  except (ValueError, AttributeError, TypeError) as e:
-    raise UserError(f'{info}: is damaged ({reason(e)}); {fix}') from e
-
-
-def _tfds_split(
-  name: str, split: str, source: Any, prepared: str, fix: str
-) -> Split:
-  cifar = _CIFAR[name]
-  where = f'{prepared}: split {split}'
+def _tfds_split(name: str, split: str, source: Any, place: str) -> Split:
+  cifar, fix = _CIFAR[name], prepared.FIX
+  where = f'{place}: split {split}'
   checks.check_count(
     len(source), cifar.records[split] * len(cifar.files[split]), where, fix
   )

@@ -6,30 +6,22 @@ so an entry never changes and is never out of date.
 """
 
 import contextlib
-import fcntl
-import glob
 import hashlib
 import json
 import os
-import pathlib
-import secrets
-import shutil
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from lit_jax.data import entries
 from lit_jax.data.dataset import Split
 from lit_jax.data.texts import characters
 from lit_jax.errors import UserError, reason
-from lit_jax.files import sync, sync_folder, write_json
+from lit_jax.files import sync, write_json
 
 _FORMAT = 1
-_META = 'meta.json'
 _SPLITS = ('train', 'test')
-# Younger unfinished entries may not be locked yet.
-_SWEEP_AGE = 60  # seconds
 
 
 def key(facts: dict[str, Any]) -> str:
@@ -42,11 +34,9 @@ def key(facts: dict[str, Any]) -> str:
 class Part:
   """An entry that is being written."""
 
-  def __init__(self, folder: str, length: int):
-    """An entry of texts of `length` characters, in the empty `folder`."""
-    self.bytes = 0  # that were to be written so far
-    self._folder, self._length = folder, length
-    self._meta: dict[str, Any] = {}
+  def __init__(self, room: entries.Room, length: int):
+    """An entry of texts of `length` characters, in an empty room."""
+    self._room, self._folder, self._length = room, room.folder, length
 
   def write(
     self, split: str, blocks: Iterator[tuple[np.ndarray, np.ndarray]]
@@ -85,7 +75,7 @@ class Part:
     for split, numbers in labels.items():
       path = os.path.join(self._folder, f'{split}_labels.npy')
       with open(path, 'wb') as f:
-        self.bytes += numbers.nbytes
+        self._room.bytes += numbers.nbytes
         np.save(f, numbers)
         sync(f)
     meta = {
@@ -97,96 +87,34 @@ class Part:
       'classes': list(classes),
       'notes': notes,
     }
-    write_json(os.path.join(self._folder, _META), meta)
+    write_json(os.path.join(self._folder, entries.META), meta)
 
   @contextlib.contextmanager
   def scratch(self, size: int) -> Iterator[str]:
     """Room for a file of `size` bytes, which is gone after the block."""
     path = os.path.join(self._folder, 'scratch')
-    self.bytes += size
+    self._room.bytes += size
     try:
       yield path
     finally:
       with contextlib.suppress(OSError):
         os.remove(path)
-    self.bytes -= size
+    self._room.bytes -= size
 
   def _write(self, f, data):
-    self.bytes += data.nbytes
+    self._room.bytes += data.nbytes
     f.write(data)
 
 
 @contextlib.contextmanager
 def writing(entry: str, length: int) -> Iterator[Part]:
-  """A new entry, in place when the block ends, and gone if it raises.
-
-  Of several processes that write the same entry, the first one's stays.
-
-  Args:
-    entry: the folder to be, below that of the cache, which is made.
-    length: of the texts in characters.
+  """A new entry of texts of `length` characters; see `entries.writing`.
 
   Raises:
     UserError: it cannot be written, for instance for lack of space.
   """
-  root = os.path.dirname(entry)
-  folder, lock = '', None
-  part = Part('', length)
-  try:
-    os.makedirs(root, exist_ok=True)
-    _sweep(root)
-    folder = f'{entry}.{secrets.token_hex(8)}.part'
-    os.mkdir(folder)
-    lock = _lock(folder)
-    part = Part(folder, length)
-    yield part
-    _rename(folder, entry)
-  except OSError as e:
-    # Readers of source files raise UserErrors, so this came from writing.
-    need = f'they need {part.bytes} bytes or more: ' if part.bytes else ''
-    raise UserError(
-      f'{root}: the texts cannot be written there ({e.strerror or e}); {need}'
-      'make room, or set `cache` to another folder'
-    ) from e
-  finally:
-    if folder:
-      shutil.rmtree(folder, ignore_errors=True)
-    if lock is not None:
-      os.close(lock)
-
-
-def _rename(folder: str, entry: str) -> None:
-  try:
-    # All within is on the disk already.
-    os.rename(folder, entry)
-    sync_folder(pathlib.Path(entry).parent)
-  except OSError:
-    # Another process may have been first, with the same bytes.
-    if not os.path.exists(os.path.join(entry, _META)):
-      raise
-
-
-def _lock(folder: str) -> int | None:
-  """Locks a folder as long as this process lives; None where that fails."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError:  # in use, or of a file system without locks
-    os.close(descriptor)
-    return None
-  return descriptor
-
-
-def _sweep(root: str) -> None:
-  """Removes what killed processes left."""
-  for folder in glob.glob(os.path.join(glob.escape(root), '*.part')):
-    with contextlib.suppress(OSError):
-      if time.time() - os.path.getmtime(folder) < _SWEEP_AGE:
-        continue
-      lock = _lock(folder)
-      if lock is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+  with entries.writing(entry, 'the texts') as room:
+    yield Part(room, length)
 
 
 def read(
@@ -206,7 +134,7 @@ def read(
     UserError: it is damaged, or of another length or alphabet.
   """
   try:
-    with open(os.path.join(entry, _META)) as f:
+    with open(os.path.join(entry, entries.META)) as f:
       meta = json.load(f)
     _check(meta, os.path.basename(entry), length)
     classes = tuple(map(str, meta['classes']))

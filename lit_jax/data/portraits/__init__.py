@@ -1,0 +1,1 @@
+"""Images to translate, each with its attributes, one file a source."""
