@@ -13,7 +13,7 @@ from experiments import baselines, published
 from experiments.configs import resnet
 from lit_jax import models, objectives, tasks
 from lit_jax.data import sources
-from lit_jax.data.dataset import hold_out
+from lit_jax.data.dataset import hold_out, repeat
 from lit_jax.errors import UserError, choose, names
 from lit_jax.runs import jobs, phases
 from lit_jax.training import optim
@@ -39,7 +39,8 @@ def compression(config: Config) -> jobs.Job:
   dataset = _dataset(config)
   if config.validation:
     dataset = hold_out(dataset, config.validation)
-  task = tasks.build(config.task, dataset)
+  dataset = repeat(dataset, config.repeats)
+  task = tasks.build(config.task, dataset, config.to_dict())
   fitting = task.network_options(dataset)
   teacher: dict[str, Any] = spec(config.teacher)
   checkpoint = teacher.pop('checkpoint', '')
@@ -61,7 +62,19 @@ def compression(config: Config) -> jobs.Job:
     config=as_json(config),
     baselines=outside,
     reference=_published(config.dataset, teacher, students),
+    judge=_judge(config, task, dataset),
   )
+
+
+def _judge(config, task, dataset):
+  """The network that judges the others, where the task needs one."""
+  found = task.judge(dataset)
+  if found is None:
+    return None
+  own, data = found
+  network = spec(config.judge) | own.network_options(data)
+  method = phases.Method(phases.JUDGE, (phase(config, 'train_judge'),))
+  return jobs.Judge(own, data, network, method)
 
 
 def _fitted(student, options):
@@ -84,7 +97,7 @@ def _published(dataset, teacher, students):
 
 
 def _dataset(config):
-  settings = ('crop', 'noise')
+  settings = ('crop', 'flip', 'noise')
   options = {key: config[key] for key in settings if key in config}
   options |= config.get('data', {})
   return sources.load(config.dataset, config.data_dir, options)
@@ -118,8 +131,10 @@ def row_names(config: Config) -> tuple[str, ...]:
   Raises:
     UserError: a key that the configuration lacks, or a name that is unknown.
   """
-  # What one kind of data alone has is asked for where that is read.
-  wanted = set(resnet.get_config()) - {'crop'}
+  # What one kind of data alone has is asked for where that is read, and a
+  # phase where a method names it.
+  usual = resnet.get_config()
+  wanted = {key for key in usual if not _is_phase(usual[key])} - {'crop'}
   if missing := sorted(wanted - set(config)):
     raise UserError(
       f'the configuration lacks the key {missing[0]!r}; derive it from '
@@ -146,10 +161,22 @@ def _students(config):
   for options in between:
     options.pop('units', None)
   if not between:
-    return tuple(jobs.Student(last, method) for method in methods)
+    return tuple(
+      jobs.Student(_network(config, method.name, last), method)
+      for method in methods
+    )
   _check_sequence(config, [options['depth'] for options in between])
   chains = [_chain(method, (*between, last)) for method in methods]
   return tuple(student for chain in chains for student in chain)
+
+
+def _network(config, method, usual):
+  """The student's, or the teacher's where a method keeps the full depth."""
+  if method not in names(config.full_depth, 'full_depth'):
+    return usual
+  full = spec(config.teacher)
+  full.pop('checkpoint', None)
+  return full
 
 
 def _check_sequence(config, between):
@@ -316,9 +343,13 @@ def _optimizer(config: Config, name: str) -> optim.Optimizer:
 
 def _sheet(config: Config, name: str) -> Config:
   sheet = config.get(name)
-  if not isinstance(sheet, ConfigDict) or 'learning_rate' not in sheet:
+  if not _is_phase(sheet):
     raise UserError(f'methods name a phase {name!r} that the config has not')
   return sheet
+
+
+def _is_phase(sheet):
+  return isinstance(sheet, ConfigDict) and 'learning_rate' in sheet
 
 
 def spec(sheet: Config) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def phase(**settings) -> ConfigDict:
   config.epochs = 200
   config.learning_rate = 0.1
   config.optimizer = 'sgd'  # or 'adam'
-  config.schedule = 'steps'  # or 'cosine'
+  config.schedule = 'steps'  # or 'cosine', 'linear'
   config.milestones = (100, 150)  # epochs
   config.decay = 0.1  # at each milestone
   config.warmup_epochs = 0.0
@@ -67,6 +67,8 @@ def get_config() -> ConfigDict:
   config.validation = 0
   # Keys of `methods`, separated by commas; '' trains the teacher alone.
   config.method = 'lit'
+  # Methods whose student is as deep as the teacher, separated by commas.
+  config.full_depth = ''
   config.seed = 0
   # Depths of students between teacher and student, such as '44,32': each then
   # teaches the next, and the first is taught by the teacher.
@@ -79,6 +81,8 @@ def get_config() -> ConfigDict:
   )
   config.precision = 'fp32'  # or 'bf16', 'fp16'
   config.batch_size = 32
+  # Times that an epoch shows each training example, for small data sets.
+  config.repeats = 1
   config.crop = True  # shift training images by up to 4 pixels
   config.momentum = 0.9  # of 'sgd'
   config.weight_decay = 1e-4  # of 'sgd'

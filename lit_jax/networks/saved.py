@@ -25,7 +25,7 @@ from lit_jax.files import sync_folder, write_json
 
 EMBEDDED = 'embedded'
 _EMBEDDED_FOLDER = pathlib.Path(__file__).parent / 'teachers'
-_JSON, _ARRAYS = 'network.json', 'arrays'
+_JSON, _ARRAYS, _OTHERS = 'network.json', 'arrays', 'others'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Facts:
     precision: that it was trained in: 'fp32', 'bf16' or 'fp16'.
     digest: of its arrays (`digest`).
     row: its row of `results.json`.
+    others: digests of the networks that its task trained beside it and that
+      are kept with it, by name.
   """
 
   spec: dict[str, Any] | None
@@ -50,6 +52,7 @@ class Facts:
   precision: str
   digest: str
   row: dict[str, Any]
+  others: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def embedded(dataset: str) -> pathlib.Path:
@@ -70,30 +73,46 @@ def digest(variables: Mapping[str, Any]) -> str:
 
 
 def save(
-  folder: pathlib.Path, facts: Facts, variables: Mapping[str, Any]
+  folder: pathlib.Path,
+  facts: Facts,
+  variables: Mapping[str, Any],
+  others: Mapping[str, Any] | None = None,
 ) -> Facts:
   """Writes a network; the folder appears whole or not at all.
 
   Args:
     folder: must not exist yet, or is replaced.
-    facts: kept beside it; the digest is computed here.
+    facts: kept beside it; the digests are computed here.
     variables: 'params' and 'batch_stats'.
+    others: the same of networks to be kept with it, by name. Who uses the
+      network alone can remove their folder, `others`.
 
   Returns:
-    The facts, with the digest.
+    The facts, with the digests.
   """
-  arrays = jax.tree.map(np.asarray, dict(variables))
-  facts = dataclasses.replace(facts, digest=digest(arrays))
+  arrays = _on_host(variables)
+  beside = {name: _on_host(own) for name, own in (others or {}).items()}
+  facts = dataclasses.replace(
+    facts,
+    digest=digest(arrays),
+    others={name: digest(own) for name, own in beside.items()},
+  )
   part = folder.with_name(folder.name + '.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save((part / _ARRAYS).resolve(), arrays)
+    for name, own in beside.items():
+      checkpointer.save((part / _OTHERS / name).resolve(), own)
   write_json(part / _JSON, dataclasses.asdict(facts))
   shutil.rmtree(folder, ignore_errors=True)
   os.replace(part, folder)
   sync_folder(folder.parent)
   return facts
+
+
+def _on_host(variables):
+  return jax.tree.map(np.asarray, dict(variables))
 
 
 def exists(folder: pathlib.Path) -> bool:
@@ -115,8 +134,14 @@ def describe(folder: pathlib.Path) -> Facts:
       f'no readable network in {folder}: {_JSON} is missing or damaged; name '
       'the folder of a saved network, such as WORKDIR/lit/student'
     ) from None
-  names = [field.name for field in dataclasses.fields(Facts)]
-  if missing := [name for name in names if name not in content]:
+  fields = dataclasses.fields(Facts)
+  names = [field.name for field in fields if field.name in content]
+  if missing := [
+    field.name
+    for field in fields
+    if field.name not in content
+    and field.default_factory is dataclasses.MISSING
+  ]:
     raise UserError(
       f'{path} does not say {", ".join(missing)}: it is damaged, or of an '
       'earlier version; train the network anew'
@@ -151,18 +176,43 @@ def load(
       f'{folder} holds a network that was given as a BlockNet; give that '
       'BlockNet to load it'
     )
+  template = shapes(models.build(net))
+  return facts, _restored(folder, folder / _ARRAYS, template, facts.digest)
+
+
+def load_others(
+  folder: pathlib.Path, templates: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+  """Reads the networks that are kept with one.
+
+  Args:
+    folder: written by `save`.
+    templates: the variables' shapes and dtypes, by name.
+
+  Returns:
+    The variables of each of those names that is there.
+
+  Raises:
+    UserError: as `load`.
+  """
+  kept = describe(folder).others
+  return {
+    name: _restored(folder, folder / _OTHERS / name, template, kept[name])
+    for name, template in templates.items()
+    if name in kept and (folder / _OTHERS / name).exists()
+  }
+
+
+def _restored(folder, arrays, template, wanted) -> dict[str, Any]:
+  """The variables, after a look at their digest."""
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      variables = checkpointer.restore(
-        (folder / _ARRAYS).resolve(), shapes(models.build(net))
-      )
-  except UserError:
-    raise
+      variables = checkpointer.restore(arrays.resolve(), template)
   except Exception as error:  # Orbax raises many kinds for a damaged folder.
     raise _unreadable(folder, first_line(error)) from None
-  if digest(jax.device_get(variables)) != facts.digest:
+  if digest(jax.device_get(variables)) != wanted:
     raise _unreadable(folder, 'they are not those that were saved')
-  return facts, variables
+  return variables
 
 
 def _unreadable(folder, why):

@@ -13,7 +13,7 @@ from lit_jax.errors import UserError, reason
 from lit_jax.layers import unshared_statistics
 from lit_jax.runs import phases, teachers
 from lit_jax.runs.jobs import Job
-from lit_jax.runs.phases import TEACHER
+from lit_jax.runs.phases import JUDGE, TEACHER
 from lit_jax.runs.train import Teacher
 
 
@@ -26,7 +26,7 @@ def check(job: Job) -> Teacher | None:
   known = {TEACHER: teacher}
   for student in job.students:
     net, method = job.build(student.network), student.method
-    phases.check_method(method, net)
+    phases.check_method(method, net, job.task.learners)
     _check_output_loss(job, method)
     _check_statistics(net)
     if student.teacher not in known:
@@ -44,9 +44,11 @@ def check(job: Job) -> Teacher | None:
     return None
   if job.gives_teacher:
     # Found wrong now, not after the teacherless methods have run.
-    return teachers.given(job)
+    teacher = teachers.given(job)
+    _check_others(job, teacher)
+    return teacher
   _check_statistics(teacher)
-  phases.check_method(job.teacher_method, teacher)
+  phases.check_method(job.teacher_method, teacher, job.task.learners)
   _check_output_loss(job, job.teacher_method)
   if job.teacher_method.needs_teacher:
     raise UserError(
@@ -54,6 +56,19 @@ def check(job: Job) -> Teacher | None:
       'must be 1, and nothing can be copied'
     )
   return None
+
+
+def _check_others(job, teacher):
+  """A given teacher must have what is copied beside its own parts."""
+  for student in job.students:
+    for phase in student.method.phases:
+      wanted = set(phase.copy) & set(job.task.learners)
+      if student.teacher == TEACHER and wanted - set(teacher.others):
+        raise UserError(
+          f'{student.method.name}/{phase.name} copies the '
+          f"teacher's {wanted.pop()}, and the given teacher comes without it; "
+          'train the teacher here, or leave that out of copy'
+        )
 
 
 def _check_output_loss(job, method):
@@ -83,8 +98,9 @@ def _check_names(job):
       f'{clash.pop()!r} is the folder of a population and a student of its '
       'own; choose another name for one'
     )
-  if TEACHER in (*names, *folders):
-    raise UserError(f'{TEACHER!r} is no name for a method; choose another')
+  for taken in (TEACHER, JUDGE, 'pictures', 'tensorboard'):
+    if taken in (*names, *folders):
+      raise UserError(f'{taken!r} is no name for a method; choose another')
 
 
 def _check_network(job: Job, net: BlockNet) -> None:

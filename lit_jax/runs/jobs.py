@@ -33,6 +33,23 @@ class Student:
 
 
 @dataclasses.dataclass(frozen=True)
+class Judge:
+  """A network that is trained before all others, to judge them.
+
+  Attributes:
+    task: what it is trained for (`Task.judge`).
+    dataset: what it learns from.
+    network: as `models.build` takes it.
+    method: how it is trained.
+  """
+
+  task: Task
+  dataset: Dataset
+  network: Network
+  method: Method
+
+
+@dataclasses.dataclass(frozen=True)
 class Baseline:
   """A system from outside.
 
@@ -57,7 +74,7 @@ class Reference:
   """
 
   column: Column
-  values: Mapping[str, float]
+  values: Mapping[str, float | str]
   note: str
 
 
@@ -79,6 +96,7 @@ class Job:
     baselines: systems from outside, each a row beside.
     reference: numbers from elsewhere.
     teacher_variables: of a trained teacher, instead of a checkpoint.
+    judge: None where the task needs none.
   """
 
   dataset: Dataset
@@ -92,6 +110,7 @@ class Job:
   baselines: tuple[Baseline, ...] = ()
   reference: Reference | None = None
   teacher_variables: Mapping[str, Any] | None = None
+  judge: Judge | None = None
 
   @property
   def gives_teacher(self) -> bool:

@@ -12,10 +12,10 @@ from lit_jax.training import devices, optim, population, state
 from lit_jax.training.precision import policy
 
 SELECTIONS = ('last', 'best')
-TEACHER, STUDENT = 'teacher', 'student'
+TEACHER, STUDENT, JUDGE = 'teacher', 'student', 'judge'
 # What a network is to its run: the folder that it is saved in, below that of
 # its method's phases.
-ROLES = (TEACHER, STUDENT)
+ROLES = (TEACHER, STUDENT, JUDGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Phase:
     epochs: how long.
     learning_rate: the highest.
     optimizer: what updates the parts that learn.
-    schedule: 'steps' or 'cosine'.
-    milestones: epochs at which 'steps' decays.
+    schedule: 'steps', 'cosine' or 'linear' (`optim.schedule`).
+    milestones: epochs at which 'steps' decays, or 'linear' begins to.
     decay: factor at each milestone.
     warmup_epochs: length of the linear rise before.
-    copy: parts taken from the teacher before the phase begins.
+    copy: what is taken from the teacher before the phase begins: parts of the
+      student, or another network that learns, as a whole.
     frozen: parts that do not learn and run in evaluation mode.
   """
 
@@ -174,10 +175,17 @@ def check_seed(name: str, seed: int) -> None:
     raise UserError(f'{name} is {seed}; it must lie in 0 to 2^32 - 1')
 
 
-def check_method(method: Method, net: BlockNet) -> None:
+def check_method(
+  method: Method, net: BlockNet, learners: tuple[str, ...] = ()
+) -> None:
   """Raises UserError when a phase's setting is out of range or names no part.
 
   Everything that would stop a later phase is found before the first begins.
+
+  Args:
+    method: a method without phases leaves its student untrained.
+    net: the student.
+    learners: names of all networks that learn, which can be copied, too.
   """
   for member in method.population:
     check_seed(f'seed of {member.name}', member.seed)
@@ -188,10 +196,10 @@ def check_method(method: Method, net: BlockNet) -> None:
         f'{len(method.phases)} phases; give one for each'
       )
   names = [phase.name for phase in method.phases]
-  if len(set(names)) < len(names) or set(names) & set(ROLES) or not names:
+  if len(set(names)) < len(names) or set(names) & set(ROLES):
     raise UserError(
-      f'{method.name} has the phases {", ".join(names)}; give at least one, '
-      f'each a name of its own, and none {" or ".join(map(repr, ROLES))}'
+      f'{method.name} has the phases {", ".join(names)}; give each a name of '
+      f'its own, and none {" or ".join(map(repr, ROLES))}'
     )
   for index, phase in enumerate(method.phases):
     where = f'{method.name}/{phase.name}'
@@ -210,18 +218,24 @@ def check_method(method: Method, net: BlockNet) -> None:
       raise UserError(
         f'{where}: learning rate is {phase.learning_rate}; greater than 0'
       )
-    for part in (*phase.copy, *phase.frozen):
-      if part not in net.parts:
-        raise UserError(
-          f'{where}: no part {part!r} to copy or freeze; the network has '
-          f'{", ".join(net.parts)}'
-        )
+    others = tuple(name for name in learners if name != STUDENT)
+    for known, parts in (
+      ((*net.parts, *others), phase.copy),
+      (net.parts, phase.frozen),
+    ):
+      for part in parts:
+        if part not in known:
+          raise UserError(
+            f'{where}: no part {part!r} to copy or freeze; there are '
+            f'{", ".join(known)}'
+          )
 
 
 def check_copies(method: Method, teacher: BlockNet, student: BlockNet) -> None:
   """Raises UserError when a part to copy differs in teacher and student."""
   for phase in method.phases:
+    parts = tuple(part for part in phase.copy if part in student.parts)
     try:
-      state.copy_parts(shapes(teacher), shapes(student), phase.copy)
+      state.copy_parts(shapes(teacher), shapes(student), parts)
     except UserError as error:
       raise UserError(f'{method.name}/{phase.name}: {error}') from None

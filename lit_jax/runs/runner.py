@@ -16,9 +16,9 @@ from lit_jax.errors import UserError, reason
 from lit_jax.networks import saved
 from lit_jax.runs import checks, results, rows, teachers, train, workdir
 from lit_jax.runs.jobs import Job, JsonRow
-from lit_jax.runs.phases import STUDENT, TEACHER
+from lit_jax.runs.phases import JUDGE, STUDENT, TEACHER
 from lit_jax.runs.train import Context, Teacher
-from lit_jax.training import evaluation, loop, state
+from lit_jax.training import evaluation, logs, loop, state
 from lit_jax.training.interrupt import Observer
 
 
@@ -103,6 +103,7 @@ def train_and_report(
   given = checks.check(job)
   with workdir.claimed(folder, job.config):
     workdir.compare_data(folder, checks.data_facts(job))
+    job = _judged(job, folder, observer)
     context = Context(folder, job.task, job.dataset, job.training, observer)
     teacher = given
     if job.needs_teacher and teacher is None:
@@ -123,28 +124,53 @@ def train_and_report(
   return content
 
 
-# Teacher, students, baselines.
+# Judge, teacher, students, baselines.
+
+
+def _judged(job: Job, workdir_: pathlib.Path, observer: Observer) -> Job:
+  """The job, with its judge trained where it needs one."""
+  if job.judge is None:
+    return job
+  judge, precision = job.judge, job.training.precision
+  folder = workdir.network(workdir_, JUDGE, JUDGE)
+  if not saved.exists(folder):
+    own = dataclasses.replace(job, task=judge.task, dataset=judge.dataset)
+    context = Context(
+      workdir_, own.task, own.dataset, job.training, observer
+    )
+    _train_alone(own, context, JUDGE, judge.network, judge.method, folder)
+  reader = teachers.read(folder, judge.dataset, precision, judge.network)
+  task = job.task.judged_by(reader, saved.describe(folder).row)
+  return dataclasses.replace(job, task=task)
+
+
+def _train_alone(job, context, name, network, method, folder) -> None:
+  """Trains a network that has no teacher, and saves it with its row."""
+  net, preprocess = job.build(network), job.dataset.preprocess
+  (result,) = train.run_method(context, method, net, preprocess, None)
+  found = _tester(job, net, preprocess)(result.learners)
+  row = rows.measured(
+    name,
+    network,
+    result.learners[state.STUDENT],
+    job.training.precision,
+    found,
+    epochs=method.epochs,
+    seconds=result.train_seconds,
+    **_drawn(context.workdir, name, found),
+  )
+  _save(job, folder, network, preprocess, row, result)
 
 
 def _trained_teacher(job: Job, context: Context) -> Teacher:
   """The teacher that was trained before, or is trained now."""
   folder = workdir.network(context.workdir, TEACHER, TEACHER)
   if not saved.exists(folder):
-    method, preprocess = job.teacher_method, job.dataset.preprocess
-    net = job.build(job.teacher)
-    (result,) = train.run_method(context, method, net, preprocess, None)
-    found = _tester(job, net, preprocess)(result.learners)
-    row = rows.measured(
-      TEACHER,
-      job.teacher,
-      result.learners[state.STUDENT],
-      job.training.precision,
-      found,
-      epochs=method.epochs,
-      seconds=result.train_seconds,
-    )
-    _save(job, folder, job.teacher, preprocess, row, result)
-  return teachers.read(folder, job.dataset, job.training.precision, job.teacher)
+    method = job.teacher_method
+    _train_alone(job, context, TEACHER, job.teacher, method, folder)
+  return teachers.read(
+    folder, job.dataset, job.training.precision, job.teacher, job.task
+  )
 
 
 def _teacher_row(job, context, teacher) -> JsonRow:
@@ -152,11 +178,11 @@ def _teacher_row(job, context, teacher) -> JsonRow:
   if not job.gives_teacher:
     folder = workdir.network(context.workdir, TEACHER, TEACHER)
     return saved.describe(folder).row
-  learners = {state.STUDENT: teacher.variables}
-  found = _tester(job, teacher.net, teacher.preprocess)(learners)
+  found = _tester(job, teacher.net, teacher.preprocess)(teacher.learners)
   return rows.measured(
-    TEACHER, job.teacher, teacher.variables, job.training.precision, found
-  ).to_json()
+    TEACHER, job.teacher, teacher.variables, job.training.precision, found,
+    **_drawn(context.workdir, TEACHER, found),
+  ).to_json()  # fmt: skip
 
 
 def _student_rows(job, context, student, teacher) -> list[JsonRow]:
@@ -173,6 +199,7 @@ def _student_rows(job, context, student, teacher) -> list[JsonRow]:
         job.dataset,
         job.training.precision,
         job.network_of(student.teacher),
+        job.task,
       )
     _train_student(job, context, student, teacher)
   return [saved.describe(folder).row for folder in folders]
@@ -193,12 +220,14 @@ def _train_student(job, context, student, teacher) -> None:
       details['ir_error'] = evaluation.ir_errors(
         teacher, own, job.dataset.splits['test']
       )
+    found = test(result.learners)
+    details |= _drawn(context.workdir, member.name, found)
     row = rows.measured(
       member.name,
       student.network,
       variables,
       job.training.precision,
-      test(result.learners),
+      found,
       epochs=method.epochs,
       seconds=result.train_seconds,
       **details,
@@ -231,6 +260,15 @@ def _details(student, member) -> dict[str, Any]:
   )
 
 
+def _drawn(workdir_, name, found) -> dict[str, Any]:
+  """Writes an evaluation's sheets; what its row says of them, if any."""
+  sheets = {
+    title: logs.write_sheet(workdir_, name, title, sheet)
+    for title, sheet in found.sheets.items()
+  }
+  return {'sheets': sheets} if sheets else {}
+
+
 def _tester(job, net, preprocess):
   """Of learners, on the test split."""
   return job.task.evaluator(net, preprocess, job.dataset.splits['test'])
@@ -246,7 +284,11 @@ def _save(job, folder, network, preprocess, row, result: loop.PhaseResult):
     digest='',
     row=row.to_json(),
   )
-  saved.save(folder, facts, result.learners[state.STUDENT])
+  learners = dict(result.learners)
+  student = learners.pop(state.STUDENT)
+  # The others serve who goes on training: a teacher's students.
+  teaches = row.method in (TEACHER, *(s.teacher for s in job.students))
+  saved.save(folder, facts, student, learners if teaches else {})
 
 
 def _baseline_row(job, context, baseline) -> JsonRow:

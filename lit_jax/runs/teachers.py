@@ -18,6 +18,8 @@ from lit_jax.runs.phases import TEACHER
 from lit_jax.runs.train import Teacher
 from lit_jax.training import devices
 from lit_jax.training.precision import policy
+from lit_jax.training.state import STUDENT
+from lit_jax.training.task import Task
 
 
 def given(job: Job) -> Teacher:
@@ -30,7 +32,9 @@ def given(job: Job) -> Teacher:
   if job.teacher_variables is not None:
     return in_memory(job.teacher_variables, job.dataset, net)
   folder = given_folder(job.teacher_checkpoint, job.dataset.name)
-  return read(folder, job.dataset, job.training.precision, job.teacher)
+  return read(
+    folder, job.dataset, job.training.precision, job.teacher, job.task
+  )
 
 
 def given_digest(job: Job) -> str:
@@ -70,6 +74,7 @@ def read(
   dataset: Dataset,
   precision: str,
   wanted: models.Spec | BlockNet | None = None,
+  task: Task | None = None,
 ) -> Teacher:
   """A saved network that teaches, fed with what it was trained on.
 
@@ -78,6 +83,7 @@ def read(
     dataset: whose classes it must know.
     precision: that it computes in.
     wanted: the network that it must be; None takes any.
+    task: whose other networks are read with it, where they were kept.
 
   Raises:
     UserError: no such network, a damaged one, or one of other classes or data.
@@ -92,7 +98,15 @@ def read(
     )
   net = models.build(wanted or facts.spec or {}, policy(precision).dtype)
   preprocess = _fed_by(folder, facts, dataset)
-  return Teacher(net, devices.replicate(variables), preprocess)
+  others = saved.load_others(folder, _others(task, net)) if task else {}
+  variables, others = devices.replicate((variables, others))
+  return Teacher(net, variables, preprocess, others)
+
+
+def _others(task, net):
+  """Shapes of the networks that a task trains beside this one."""
+  learners = jax.eval_shape(lambda: task.fresh(net, jax.random.key(0)))
+  return {name: v for name, v in learners.items() if name != STUDENT}
 
 
 def in_memory(

@@ -119,7 +119,7 @@ def _run_phase(setting, index, phase, learners):
     raise UserError(
       f'{setting.method.name}/{phase.name} copies, without a teacher'
     )
-  taught = {state.STUDENT: teacher.variables} if teacher else None
+  taught = teacher.learners if teacher else None
   learners = [
     context.task.begin(own, taught, phase.objective, phase.copy)
     for own in learners
@@ -155,6 +155,8 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
     [zlib.crc32(f'{seed}/{index}'.encode()) for seed in seeds],
   )
   rate = phase.rate(feed.steps_per_epoch)
+  # They all update the same networks.
+  objective = objectives[0]
   return loop.PhaseRun(
     method=method.name,
     name=phase.name,
@@ -165,7 +167,11 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
       student=net,
       optimizers={
         # Parts are the student's; other networks learn as a whole.
-        name: optim.optimizer(phase.optimizer, rate, _frozen(phase, name, own))
+        name: optim.optimizer(
+          phase.optimizer,
+          _at_updates(rate, context.task.updates_every(name, objective)),
+          _frozen(phase, name, own),
+        )
         for name, own in learners.items()
       },
       frozen=phase.frozen,
@@ -187,6 +193,13 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
       context.task.selects if training.select == 'best' else None,
     ),
   )
+
+
+def _at_updates(rate, period):
+  """The rate by update, of which there is one in so many steps."""
+  if period == 1:
+    return rate
+  return lambda update: rate(update * period + period - 1)
 
 
 def _frozen(phase, name, variables) -> tuple[str, ...]:

@@ -4,21 +4,34 @@ A task is a class with the attributes and methods of `training.task.Task`, and
 `of(dataset)`, which makes one from what the data say.
 """
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError, imported
+from lit_jax.tasks.attributes import Attributes
 from lit_jax.tasks.classify import Classify
+from lit_jax.tasks.translate import Translate
 from lit_jax.training.task import Task
 
-TASKS = {'classify': Classify}
+TASKS = {
+  'attributes': Attributes,
+  'classify': Classify,
+  'translate': Translate,
+}
 
 
-def build(name: str, dataset: Dataset) -> Task:
+def build(
+  name: str, dataset: Dataset, settings: Mapping[str, Any] | None = None
+) -> Task:
   """The task of that name, for these data.
 
   Args:
     name: a key of TASKS, or the import path of a class of the user's own,
       'my_package.tasks:Regress'.
     dataset: says what else there is to know, such as the number of classes.
+    settings: of which the task takes those that its `of` names.
 
   Raises:
     UserError: no such task.
@@ -26,4 +39,6 @@ def build(name: str, dataset: Dataset) -> Task:
   task = imported('task', name, TASKS)
   if not hasattr(task, 'of'):
     raise UserError(f'task {name!r} has no `of` that makes one for the data')
-  return task.of(dataset)
+  known = inspect.signature(task.of).parameters
+  own = {k: v for k, v in (settings or {}).items() if k in known}
+  return task.of(dataset, **own)

@@ -21,14 +21,14 @@ from lit_jax.report import Column
 from lit_jax.scores.accuracy import accuracies
 from lit_jax.training import evaluation, steps
 from lit_jax.training.state import STUDENT, Learners, copy_parts
-from lit_jax.training.task import Evaluation, Selection
+from lit_jax.training.task import Evaluation, Selection, Task
 
 # Of many classes a confusion matrix is a page of zeros.
 _CONFUSION_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify:
+class Classify(Task):
   """The task of telling classes apart; see `training.task.Task`.
 
   Attributes:

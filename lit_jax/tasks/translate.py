@@ -34,10 +34,9 @@ from lit_jax.errors import UserError
 from lit_jax.models.stargan import Discriminator
 from lit_jax.objectives import lit_loss
 from lit_jax.report import Column
-from lit_jax.tasks import judges
+from lit_jax.tasks import judging
 from lit_jax.tasks.attributes import Attributes
 from lit_jax.training import evaluation, steps
-from lit_jax.training.evaluation import Reader
 from lit_jax.training.state import STUDENT, Learners, copy_parts
 from lit_jax.training.task import Evaluation, Selection, Sheet, Task
 
@@ -66,7 +65,7 @@ class Translate(Task):
 
   attributes: tuple[str, ...]
   exclusive: tuple[tuple[int, ...], ...] = ()
-  judges: tuple[judges.Judge, ...] = ()
+  judges: tuple[judging.Judge, ...] = ()
   targets_known: bool = False
   discriminator_width: int = 64
   n_critic: int = 5
@@ -94,7 +93,7 @@ class Translate(Task):
 
     Args:
       dataset: its class names are the attributes.
-      scores: names in judges.JUDGES, separated by commas.
+      scores: names in judging.JUDGES, separated by commas.
       inception: file of InceptionV3's weights, for the scores that need them.
       inception_sha256: of that file, '' where it is not known.
       discriminator_width: see the attributes, as all that follow.
@@ -119,8 +118,8 @@ class Translate(Task):
     return cls(
       attributes=dataset.class_names,
       exclusive=dataset.exclusive,
-      judges=judges.of(scores, inception, inception_sha256),
-      targets_known=dataset.splits['test'].labels is not None,
+      judges=judging.of(scores, inception, inception_sha256),
+      targets_known=dataset.identities,
       discriminator_width=discriminator_width,
       n_critic=n_critic,
       **weights,
@@ -182,10 +181,10 @@ class Translate(Task):
   def judge(self, dataset: Dataset) -> tuple[Task, Dataset] | None:
     if not any(judge.is_trained for judge in self.judges):
       return None
-    return Attributes(self.attributes), judges.images_alone(dataset)
+    return Attributes(self.attributes), judging.images_alone(dataset)
 
-  def judged_by(self, judge: Reader) -> 'Translate':
-    found = tuple(own.trained(judge) for own in self.judges)
+  def judged_by(self, judge, row) -> 'Translate':
+    found = tuple(own.trained(judge, row) for own in self.judges)
     return dataclasses.replace(self, judges=found)
 
   def begin(self, learners, teacher, objective, copy) -> Learners:
@@ -345,10 +344,10 @@ class Translate(Task):
       fake = np.concatenate([part['images'] for part in parts])
       error = np.concatenate([part['reconstruction'] for part in parts])
       numbers = {'loss': float(error.mean(dtype=np.float64))}
-      shown = judges.Translations(own, label, fake, targets, truths)
+      shown = judging.Translations(own, label, fake, targets, truths)
       for judge in self.judges:
         numbers |= judge.numbers(shown)
-      numbers |= judges.pixel_numbers(shown)
+      numbers |= judging.pixel_numbers(shown)
       line = '  '.join(f'{name} {value:.4g}' for name, value in numbers.items())
       sheet = self._sheet(split, own, fake)
       return Evaluation(numbers, line, {}, {'translations': sheet})
@@ -375,7 +374,8 @@ def _generated(plan, variables, inputs) -> Any:
 
 def _joined(critic, generator):
   """The metrics of both updates; of fp16, of whichever did worse."""
-  joined = critic | generator | {'loss': critic['loss']}
+  joined = critic | generator
+  joined |= {'loss': critic['loss'], 'generator/loss': generator['loss']}
   if 'skipped' in critic:
     worse = {'skipped': jnp.fmax, 'loss_scale': jnp.fmin}
     joined |= {k: f(critic[k], generator[k]) for k, f in worse.items()}

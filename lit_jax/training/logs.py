@@ -10,6 +10,7 @@ import tensorboardX
 from PIL import Image
 
 from lit_jax.files import write_text
+from lit_jax.training.task import Sheet
 
 METRICS, PICTURES = 'metrics.jsonl', 'pictures'
 
@@ -44,6 +45,25 @@ def tiled(images: np.ndarray) -> np.ndarray:
   rows, columns, height, width, channels = images.shape
   across = images.swapaxes(1, 2)
   return across.reshape(rows * height, columns * width, channels)
+
+
+def write_sheet(
+  workdir: pathlib.Path, method: str, title: str, sheet: Sheet
+) -> dict[str, Any]:
+  """Keeps a network's last sheet, without loss and without margins.
+
+  Returns:
+    What a report needs: the file's path below the workdir, the columns'
+    headings, and the number of rows.
+  """
+  path = workdir / PICTURES / method / f'{title}.png'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(tiled(sheet.images)).save(path)
+  return {
+    'file': path.relative_to(workdir).as_posix(),
+    'columns': list(sheet.columns),
+    'rows': len(sheet.images),
+  }
 
 
 class PhaseLog:

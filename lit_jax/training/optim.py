@@ -8,7 +8,7 @@ import optax
 
 from lit_jax.errors import UserError, choose
 
-SCHEDULES = ('steps', 'cosine')
+SCHEDULES = ('steps', 'cosine', 'linear')
 LEARNS, FROZEN = 'learns', 'frozen'
 
 
@@ -24,8 +24,8 @@ def schedule(
   """Learning rate by step.
 
   Args:
-    kind: 'steps' (times `decay` at each milestone) or 'cosine' (to 0 at the
-      end).
+    kind: 'steps' (times `decay` at each milestone), 'cosine' (to 0 at the
+      end) or 'linear' (to 0 at the end, from the first milestone on).
     learning_rate: the highest value.
     steps_per_epoch: steps in an epoch.
     epochs: length of the phase.
@@ -41,6 +41,11 @@ def schedule(
   if choose('schedule', kind, SCHEDULES) == 'steps':
     after = optax.piecewise_constant_schedule(
       learning_rate, _factors(milestones, decay, steps_per_epoch, warmup)
+    )
+  elif kind == 'linear':
+    begin = round(min(milestones, default=0) * steps_per_epoch) - warmup
+    after = optax.linear_schedule(
+      learning_rate, 0.0, max(1, total - warmup - begin), max(0, begin)
     )
   else:
     after = optax.cosine_decay_schedule(learning_rate, max(1, total - warmup))

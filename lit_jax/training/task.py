@@ -144,8 +144,8 @@ class Task(Protocol):
     del dataset
     return None
 
-  def judged_by(self, judge: Reader) -> Self:
-    """The same task with that network as its judge."""
+  def judged_by(self, judge: Reader, row: Mapping[str, Any]) -> Self:
+    """The same task with that network as its judge, and what its row says."""
     raise NotImplementedError
 
   def begin(

@@ -125,9 +125,7 @@ class AttributeJudge:
     _, real = self._read(real)
     return {
       'attribute_accuracy': float(exact[changed].mean()),
-      'attribute_distance': fid.frechet_distance(
-        *fid.statistics(real), *fid.statistics(fake)
-      ),
+      'attribute_distance': fid.fid(fid.moments(real), fid.moments(fake)),
     }
 
   def _read(self, images) -> tuple[np.ndarray, np.ndarray]:
@@ -164,12 +162,15 @@ def images_alone(dataset: Dataset) -> Dataset:
 
 
 def pixel_numbers(shown: Translations) -> dict[str, float]:
-  """L1 and PSNR of the translations whose true image is known."""
+  """L1, in steps of uint8, and PSNR, of what has a true image to match."""
   known = shown.known
   if shown.truths is None or not known.any():
     return {}
   true, fake = shown.images[shown.truths[known]], shown.fake[known]
-  return {'l1': pixels.l1(fake, true), 'psnr': pixels.psnr(fake, true)}
+  return {
+    'l1': 255 * float(pixels.l1(fake, true).mean()),
+    'psnr': pixels.mean_psnr(pixels.psnr(fake, true)),
+  }
 
 
 JUDGES = ('attributes', 'inception')
