@@ -39,6 +39,6 @@ def build(
   task = imported('task', name, TASKS)
   if not hasattr(task, 'of'):
     raise UserError(f'task {name!r} has no `of` that makes one for the data')
-  known = inspect.signature(task.of).parameters
+  known = list(inspect.signature(task.of).parameters)[1:]
   own = {k: v for k, v in (settings or {}).items() if k in known}
   return task.of(dataset, **own)

@@ -249,8 +249,8 @@ class Translate(Task):
   def _critic_loss(self, plan, state, params, x, asked, mix):
     """L_D of the discriminator's parameters."""
     real = x['image']
-    fake, dtype = _generated(plan, state.student.variables, asked)
-    fake = lax.stop_gradient(fake)
+    fake = _generated(plan, state.student.variables, asked)
+    fake, dtype = lax.stop_gradient(fake), _computes_in(plan.student)
     on_real, logits = self._judged(params, real.astype(dtype))
     on_fake, _ = self._judged(params, fake.astype(dtype))
     terms = {
@@ -288,9 +288,9 @@ class Translate(Task):
     critic = state.learners.get(DISCRIMINATOR)
 
     def adversarial(fake):
-      _, dtype = jax.eval_shape(lambda: _generated(plan, variables, asked))
+      dtype = _computes_in(plan.student)
       realness, logits = self._judged(critic.params, fake.astype(dtype))
-      back, _ = _generated(plan, variables, {**x, 'image': fake})
+      back = _generated(plan, variables, {**x, 'image': fake})
       terms = {
         'generator/fake': realness.mean(),
         'generator/attributes': self._wrong(logits, asked['label']),
@@ -365,11 +365,17 @@ class Translate(Task):
 
 
 def _generated(plan, variables, inputs) -> Any:
-  """The student's images, as it learns, and the dtype that it computes in."""
-  (images, irs), _ = plan.student.apply(
+  """The student's images, as it learns."""
+  (images, _), _ = plan.student.apply(
     variables, inputs, train=plan.learning, mutable=['batch_stats']
   )
-  return images, irs[-1].dtype
+  return images
+
+
+def _computes_in(net):
+  """The dtype of a network's IRs, in which the discriminator computes too."""
+  _, irs = jax.eval_shape(net.apply, blocks.shapes(net), blocks.example(net))
+  return irs[-1].dtype
 
 
 def _joined(critic, generator):
