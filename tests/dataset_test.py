@@ -87,3 +87,68 @@ def test_hold_out_of_a_memory_map_reads_rows_when_asked(tmp_path):
     assert len(inputs) == len(own)
     np.testing.assert_array_equal(inputs[np.arange(len(own))], values[own])
     np.testing.assert_array_equal(inputs[[3, 1]], values[own[[3, 1]]])
+
+
+def test_hold_out_of_rows_reads_them_when_asked(tmp_path):
+  path = tmp_path / 'rows'
+  np.arange(40, dtype=np.uint8).tofile(path)
+  rows = Rows(
+    np.memmap(path, np.uint8, 'r', shape=(40, 1)), np.arange(39, 9, -1)
+  )
+  inputs = {'image': rows, 'label': np.arange(30)}
+  before = Dataset('x', {'train': Split(inputs, None)}, 1, PREPROCESS)
+  for part in hold_out(before, 10).splits.values():
+    assert part.labels is None and isinstance(part.inputs['image'], Rows)
+    taken = part.take(np.arange(part.examples)).inputs
+    np.testing.assert_array_equal(taken['image'][:, 0], 39 - taken['label'])
+
+
+# People, of whom one has 1 example, one 2, and so on.
+
+
+def peopled(count=8):
+  people = np.repeat(np.arange(count), np.arange(1, count + 1))
+  # Not one after another.
+  people = np.random.RandomState(1).permutation(people).astype(np.int32)
+  split = Split({'image': np.arange(len(people))}, people)
+  splits = {'train': split, 'test': split}
+  return Dataset('people', splits, 1, PREPROCESS, identities=True)
+
+
+@pytest.mark.parametrize('size', range(1, 30))
+def test_whole_people_are_held_out(size):
+  before = peopled()
+  after = hold_out(before, size).splits
+  train, held = after['train'], after['validation']
+  assert not set(train.labels) & set(held.labels)
+  assert train.examples + held.examples == 36
+  sizes = [np.sum(held.labels == person) for person in set(held.labels)]
+  # The last person that was taken is what was still missing.
+  assert held.examples >= size > held.examples - max(sizes)
+  for part in (train, held):
+    rows = part.inputs['image']
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(
+      part.labels, before.splits['train'].labels[rows]
+    )
+  again = hold_out(before, size).splits['validation']
+  np.testing.assert_array_equal(held.labels, again.labels)
+
+
+def test_people_are_held_out_by_the_seed():
+  found = {
+    tuple(np.unique(hold_out(peopled(), 9, seed).splits['validation'].labels))
+    for seed in range(9)
+  }
+  assert len(found) > 3
+
+
+def test_too_many_people_to_hold_out():
+  most = 36 - 1 - np.random.RandomState(0).permutation(8)[-1]
+  assert hold_out(peopled(), most).splits['train'].examples == 36 - most
+  with pytest.raises(UserError, match=f'has 8; choose 1 to {most}'):
+    hold_out(peopled(), most + 1)
+  one = Split(np.arange(3), np.zeros(3, np.int32))
+  alone = Dataset('x', {'train': one}, 1, PREPROCESS, identities=True)
+  with pytest.raises(UserError, match='has 1; hold out none'):
+    hold_out(alone, 1)

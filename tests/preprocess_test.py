@@ -6,8 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lit_jax.data.preprocess import ImagePreprocess, TextPreprocess
+from lit_jax.data.preprocess import (
+  ImagePreprocess,
+  LabelledImages,
+  TextPreprocess,
+)
 from lit_jax.data.texts.characters import PADDING, UNKNOWN
+from lit_jax.errors import UserError
 
 SIZE, PAD, COUNT = 8, 4, 200
 KEY = jax.random.key(5)
@@ -123,6 +128,93 @@ def test_normalize_of_one_channel():
   found = p.normalize(jnp.full((2, 4, 4, 1), 102, jnp.uint8))
   # 102 is 0.4 of 255: (0.4 - 0.2) / 0.5.
   chex.assert_trees_all_close(found, jnp.full((2, 4, 4, 1), 0.4), rtol=1e-5)
+
+
+# Labelled images.
+
+
+@pytest.fixture(scope='module')
+def labelled(images):
+  labels = np.arange(COUNT * 5).reshape(COUNT, 5) % 3 == 0
+  return {'image': images, 'label': labels.astype(np.uint8)}
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_labelled_images_are_normalized(dtype):
+  every = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+  label = np.array([[1, 0]], dtype)
+  found = LabelledImages().normalize(
+    jax.tree.map(jnp.asarray, {'image': every, 'label': label})
+  )
+  assert found['image'].dtype == found['label'].dtype == jnp.float32
+  pixels = np.asarray(found['image'])
+  wanted = every.astype(np.float64) / 127.5 - 1
+  np.testing.assert_allclose(pixels, wanted, atol=1e-7)
+  assert pixels.min() == -1 and pixels.max() == 1
+  np.testing.assert_array_equal(found['label'], [[1.0, 0.0]])
+
+
+def test_labelled_images_are_mirrored_and_their_labels_stay(labelled):
+  found = LabelledImages().augment(labelled, KEY)
+  assert set(found) == {'image', 'label'}
+  np.testing.assert_array_equal(found['label'], labelled['label'])
+  images, after = labelled['image'], np.asarray(found['image'])
+  mirrored = (after == images[:, :, ::-1]).all((1, 2, 3))
+  assert (mirrored ^ (after == images).all((1, 2, 3))).all()
+  # Half of 200, give or take four deviations of 7.
+  assert 72 <= mirrored.sum() <= 128
+  other = LabelledImages().augment(labelled, jax.random.key(6))
+  assert (np.asarray(other['image']) != after).any()
+  still = LabelledImages(flip=False).augment(labelled, KEY)
+  np.testing.assert_array_equal(still['image'], images)
+
+
+def test_parts_of_labelled_images_equal_the_whole(labelled):
+  whole, half = LabelledImages().augment(labelled, KEY), COUNT // 2
+  parts = [
+    LabelledImages().augment(
+      jax.tree.map(lambda leaf, i=i: leaf[i : i + half], labelled),
+      KEY,
+      i,
+      COUNT,
+    )
+    for i in (0, half)
+  ]
+  together = np.concatenate([part['image'] for part in parts])
+  np.testing.assert_array_equal(together, whole['image'])
+
+
+def test_other_inputs_are_no_labelled_images():
+  def shaped(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+  image, label = shaped(np.uint8, 2, 8, 8, 3), shaped(np.uint8, 2, 5)
+  normalize = LabelledImages().normalize
+  for inputs in (
+    image,
+    {'image': image},
+    {'image': image, 'label': label, 'more': label},
+    {'image': image, 'label': shaped(np.int32, 2, 5)},
+    {'image': image, 'label': shaped(np.uint8, 2)},
+    {'image': shaped(np.uint8, 8, 8, 3), 'label': label},
+  ):
+    with pytest.raises(UserError, match="labelled images are {'image'"):
+      jax.eval_shape(normalize, inputs)
+  for other in (shaped(np.float32, 2, 8, 8, 3), shaped(np.uint8, 2, 8, 8, 1)):
+    with pytest.raises(UserError, match='uint8 of 0 to 255, of 3 channels'):
+      jax.eval_shape(normalize, {'image': other, 'label': label})
+
+
+def test_facts_of_labelled_images():
+  plain = LabelledImages(flip=False)
+  facts = plain.facts()
+  assert facts == {'kind': 'labelled images', 'range': [-1.0, 1.0]}
+  assert plain.fed_by(facts) == plain
+  with pytest.raises(UserError, match='range'):
+    plain.fed_by(facts | {'range': [0, 1]})
+  with pytest.raises(UserError, match='it reads images, and the data are'):
+    plain.fed_by(preprocess(False, False).facts())
+  hash(plain)  # as a static argument is
 
 
 # Texts.
