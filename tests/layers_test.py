@@ -268,7 +268,9 @@ def orders(function, x, kernel):
     first, y = jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
     return y, first, jax.grad(penalty, (0, 1))(x, kernel)
 
-  return jax.jit(all_of_them)(x, kernel)
+  # Most of the time goes into compilation, for these programs run but once.
+  quick = {'xla_backend_optimization_level': 0}
+  return jax.jit(all_of_them, compiler_options=quick)(x, kernel)
 
 
 def folded_case(case, dtype=np.float32):
