@@ -59,10 +59,12 @@ class Sheet(NamedTuple):
   Attributes:
     images: uint8 [rows, columns, h, w, 3].
     columns: the heading of each column.
+    truth: what the images should be, of the same shape, where it is known.
   """
 
   images: np.ndarray
   columns: tuple[str, ...]
+  truth: np.ndarray | None = None
 
 
 class Evaluation(NamedTuple):
