@@ -158,8 +158,8 @@ def _read_safetensors(path, content):
     return numpy.load(content)
   except KeyError as error:
     raise UserError(
-      f'{path}: holds numbers of the kind {error}, which NumPy lacks; save them '
-      f'as float32, or {_FIX}'
+      f'{path}: holds numbers of the kind {error}, which NumPy lacks; save '
+      f'them as float32, or {_FIX}'
     ) from None
   except Exception as error:  # Its own kind, for a damaged file.
     raise _damaged(path, first_line(error)) from None
