@@ -431,3 +431,11 @@ def test_pickles_are_never_executed(torch, tmp_path):
     words = _message(path)
     assert 'holds Python objects, which reading would execute' in words
   assert not made.exists()
+
+
+@pytest.mark.filterwarnings('ignore:`torch.jit:DeprecationWarning')
+def test_programs_of_torchscript(torch, tmp_path):
+  path = tmp_path / 'net.pt'
+  example = torch.ones(1, 2)
+  torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), example), path)
+  assert 'is a TorchScript archive, which is a program' in _message(path)

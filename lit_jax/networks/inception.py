@@ -8,8 +8,10 @@ the project pytorch-fid.
 import functools
 import hashlib
 import io
+import math
 import os
 import pathlib
+import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -132,8 +134,6 @@ def _check_digest(path, content, wanted):
 
 
 def _read_torch(path, content):
-  import pickle
-
   import torch  # pyright: ignore[reportMissingImports]
 
   try:
@@ -148,6 +148,11 @@ def _read_torch(path, content):
       ) from None
     raise _damaged(path, 'it is no pickle of weights') from None
   except Exception as error:  # PyTorch raises many kinds for a damaged file.
+    if 'TorchScript' in str(error):
+      raise UserError(
+        f'{path}: is a TorchScript archive, which is a program and not weights '
+        f'alone; {_FIX}'
+      ) from None
     raise _damaged(path, first_line(error)) from None
 
 
@@ -236,7 +241,8 @@ def _described(value):
 def _check_layout(path, state, wanted):
   """UserError unless the keys are those that are wanted."""
   if any(key.startswith('AuxLogits.') for key in state):
-    classes = state['fc.bias'].shape[0] if 'fc.bias' in state else 'no'
+    bias = state.get('fc.bias')
+    classes = 'no' if bias is None else math.prod(bias.shape)
     raise UserError(
       f"{path}: holds torchvision's Inception of ImageNet (AuxLogits, "
       f'{classes} classes), not that of FID ({CLASSES} classes), whose scores '
