@@ -307,6 +307,116 @@ def vdcnn(
   return Net(stem, blocks, KMaxHead(widths[-1], k, hidden, classes))
 
 
+def _instance_norm(width):
+  """By each image's own statistics, also in evaluation."""
+  return nn.InstanceNorm2d(width, affine=True)
+
+
+class TranslatorStem(nn.Module):
+  """Image and label to a map of a quarter of the height and width.
+
+  Takes (images [n, 3, h, w], labels [n, attributes]); each number of a label
+  becomes a channel that is the same everywhere.
+  """
+
+  def __init__(self, width, attributes):
+    super().__init__()
+    inputs, size, stride, padding = 3 + attributes, 7, 1, 3
+    for i in range(1, 4):
+      outputs = width * 2 ** (i - 1)
+      conv = nn.Conv2d(inputs, outputs, size, stride, padding, bias=False)
+      setattr(self, f'conv{i}', conv)
+      setattr(self, f'norm{i}', _instance_norm(outputs))
+      inputs, size, stride, padding = outputs, 4, 2, 1
+    self.relus = nn.ModuleList(nn.ReLU() for _ in range(3))
+
+  def forward(self, x):
+    images, labels = x
+    tiled = labels[:, :, None, None].expand(-1, -1, *images.shape[2:])
+    h = torch.cat([images, tiled.to(images.dtype)], 1)
+    for i, relu in enumerate(self.relus, start=1):
+      h = relu(getattr(self, f'norm{i}')(getattr(self, f'conv{i}')(h)))
+    return h
+
+
+class TranslatorUnit(nn.Module):
+  """x + body(x), without a ReLU after the sum."""
+
+  def __init__(self, width):
+    super().__init__()
+    self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    self.norm1 = _instance_norm(width)
+    self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    self.norm2 = _instance_norm(width)
+    self.relu = nn.ReLU()
+
+  def forward(self, x):
+    h = self.relu(self.norm1(self.conv1(x)))
+    return x + self.norm2(self.conv2(h))
+
+
+class TranslatorHead(nn.Module):
+  """Back to the size of the image; its colours from -1 to 1."""
+
+  def __init__(self, width):
+    super().__init__()
+    widths = 4 * width, 2 * width, width
+    self.conv1 = nn.ConvTranspose2d(*widths[:2], 4, 2, 1, bias=False)
+    self.norm1 = _instance_norm(widths[1])
+    self.conv2 = nn.ConvTranspose2d(*widths[1:], 4, 2, 1, bias=False)
+    self.norm2 = _instance_norm(widths[2])
+    self.conv3 = nn.Conv2d(width, 3, 7, padding=3, bias=False)
+    self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+
+  def forward(self, x):
+    h = self.relu1(self.norm1(self.conv1(x)))
+    h = self.relu2(self.norm2(self.conv2(h)))
+    return torch.tanh(self.conv3(h))
+
+
+def stargan(units, attributes, width=64):
+  """StarGAN's generator; it reads (images, labels).
+
+  Args:
+    units: residual units of each block, (6,) in the paper.
+    attributes: numbers in a label.
+    width: of the first convolution.
+  """
+  blocks = []
+  for count in units:
+    block = nn.Sequential()
+    for i in range(count):
+      block.add_module(f'units_{i}', TranslatorUnit(4 * width))
+    blocks.append(block)
+  return Net(TranslatorStem(width, attributes), blocks, TranslatorHead(width))
+
+
+class Critic(nn.Module):
+  """StarGAN's discriminator: real or not by patches, and the attributes."""
+
+  def __init__(self, size, attributes, width=64):
+    """Args:
+    size: height and width of the images.
+    attributes: numbers in a label.
+    width: of the first convolution; each next one has twice as many.
+    """
+    super().__init__()
+    self.count, inputs, outputs = 0, 3, width
+    while size >= 4:
+      self.count += 1
+      setattr(self, f'conv{self.count}', nn.Conv2d(inputs, outputs, 4, 2, 1))
+      inputs, outputs, size = outputs, 2 * outputs, size // 2
+    self.relu = nn.LeakyReLU(0.01)
+    self.real = nn.Conv2d(inputs, 1, 3, padding=1, bias=False)
+    self.attributes = nn.Conv2d(inputs, attributes, size, bias=False)
+
+  def forward(self, x):
+    """[n, 1, s, s] for the patches, and logits [n, attributes]."""
+    for i in range(1, self.count + 1):
+      x = self.relu(getattr(self, f'conv{i}')(x))
+    return self.real(x), self.attributes(x).flatten(1)
+
+
 FAMILIES: dict[str, Callable[..., Net]] = {
   'resnet': resnet,
   'resnext': resnext,
@@ -324,8 +434,12 @@ def by_flax_path(net: nn.Module):
   """(Flax path, tensor, order of its axes in Flax) of all that is stored."""
   for place, module in net.named_modules():
     place = place.replace('.', '/')
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+      # [kh, kw, out, in] of a transposed one, which is Flax's `ConvTranspose`
+      # where `transpose_kernel` is set.
       yield f'params/{place}/kernel', module.weight, (2, 3, 1, 0)
+      if module.bias is not None:
+        yield f'params/{place}/bias', module.bias, (0,)
     elif isinstance(module, nn.Embedding):
       # The first row is of padding: zeros, which Flax does not store.
       place = place.rpartition('/')[0]
@@ -333,9 +447,11 @@ def by_flax_path(net: nn.Module):
     elif isinstance(module, nn.Linear):
       yield f'params/{place}/kernel', module.weight, (1, 0)
       yield f'params/{place}/bias', module.bias, (0,)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
       yield f'params/{place}/scale', module.weight, (0,)
       yield f'params/{place}/bias', module.bias, (0,)
+      if isinstance(module, nn.InstanceNorm2d):
+        continue
       yield f'batch_stats/{place}/mean', module.running_mean, (0,)
       yield f'batch_stats/{place}/var', module.running_var, (0,)
 
