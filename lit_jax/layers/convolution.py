@@ -212,14 +212,12 @@ def _folded(x, kernel):
   size, _, c_in, c_out = kernel.shape
   half = (size + 1) // 2
   for axis in (0, 1):
-    places = [(0, 1), (1, 0)]
-    kernel = jnp.stack(
-      [
-        jnp.pad(kernel, [p if i == axis else (0, 0) for i in range(kernel.ndim)])
-        for p in places
-      ],
-      axis=-2,
-    )
+    shifted = []
+    for place in ((0, 1), (1, 0)):
+      pads = [(0, 0)] * kernel.ndim
+      pads[axis] = place
+      shifted.append(jnp.pad(kernel, pads))
+    kernel = jnp.stack(shifted, axis=-2)
   # [size + 1, size + 1, c_in, a, a, c_out]
   kernel = kernel.reshape(half, 2, half, 2, c_in, 4 * c_out)
   kernel = kernel.transpose(0, 2, 1, 3, 4, 5)

@@ -118,7 +118,9 @@ class Translate(Task):
     return cls(
       attributes=dataset.class_names,
       exclusive=dataset.exclusive,
-      judges=judging.of(scores, inception, inception_sha256),
+      judges=judging.of(
+        scores, inception, inception_sha256, dataset.splits['test'].examples
+      ),
       targets_known=dataset.identities,
       discriminator_width=discriminator_width,
       n_critic=n_critic,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import tensorboardX
-
 from PIL import Image
 
 from lit_jax.files import write_bytes, write_text
