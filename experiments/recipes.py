@@ -97,7 +97,7 @@ def _published(dataset, teacher, students):
 
 
 def _dataset(config):
-  settings = ('crop', 'flip', 'noise')
+  settings = ('crop', 'flip', 'shift', 'noise')
   options = {key: config[key] for key in settings if key in config}
   options |= config.get('data', {})
   return sources.load(config.dataset, config.data_dir, options)

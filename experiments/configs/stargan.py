@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
   )
   del config.crop
   config.flip = True  # mirror training images half of the time
+  config.shift = 0  # pixels that training images are moved by at most
   config.batch_size = 16
   config.adam_betas = (0.5, 0.999)
 
