@@ -12,7 +12,7 @@ import jinja2
 
 from lit_jax import files
 from lit_jax.errors import UserError
-from lit_jax.report import columns, rows, sheets
+from lit_jax.report import columns, rows
 from lit_jax.report.columns import FORMATS, TEACHER
 from lit_jax.report.rows import NUMBER, Results, Row
 
@@ -44,6 +44,9 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
   source, path = workdir / 'results.json', workdir / 'report.html'
   results = _read_results(source)
   records = _read_metrics(workdir / 'metrics.jsonl')
+  # Here, as the plots below, for Pillow takes a while to load.
+  from lit_jax.report import sheets
+
   drawn = sheets.draw(workdir, rows.of(results, str(source)))
   page = _html(results, records, drawn, str(source))
   try:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import tensorboardX
-from PIL import Image
 
 from lit_jax.files import write_bytes, write_text
 from lit_jax.training.task import Sheet
@@ -71,6 +70,9 @@ def write_sheet(
 
 
 def _png(images):
+  # Here, for Pillow takes a while to load, and few runs draw.
+  from PIL import Image
+
   file = io.BytesIO()
   Image.fromarray(tiled(images)).save(file, 'PNG')
   return file.getvalue()
