@@ -247,7 +247,7 @@ class LabelledImages:
     first: jax.Array | int = 0,
     total: int | None = None,
   ) -> dict[str, jax.Array]:
-    """Random mirror images and shifts, and the same labels; see `Preprocess`."""
+    """Random mirror images and shifts; the same labels; see `Preprocess`."""
     image = self._images.augment(inputs['image'], key, first, total)
     if self.shift:
       count, *shape = image.shape
