@@ -1,4 +1,4 @@
-"""Convolution and batch norm against Flax's, values and gradients."""
+"""Convolution, up-sampling and norms against Flax's: values and gradients."""
 
 import functools
 
@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from lit_jax import layers
+from lit_jax.layers import convolution
 
 # Sums of at most some hundred products of order 1, in another order.
 close = functools.partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-5)
@@ -215,6 +216,261 @@ def test_block_diagonal_is_the_same_convolution():
   assert dense.shape == (3, 3, 6, 9)
   close(layers.conv(x, dense), layers.conv(x, kernel, groups=3))
   assert layers.block_diagonal(kernel, 1) is kernel
+
+
+# Folded forms: several pixels as channels of one.
+
+# Kernel, strides, size of the image, channels in and out, and the form.
+FOLDED = {
+  '4x4 stride': (4, (2, 2), (8, 6), 3, 5, '_halved'),
+  '4x4 stride of 2 pixels': (4, (2, 2), (2, 2), 3, 5, '_halved'),
+  '4x4 stride, odd': (4, (2, 2), (7, 9), 3, 5, '_conv'),
+  '4x4 stride, odd width': (4, (2, 2), (6, 5), 3, 5, '_conv'),
+  '4x4 stride, odd height': (4, (2, 2), (5, 6), 3, 5, '_conv'),
+  '4x4': (4, (1, 1), (8, 6), 3, 5, '_conv'),
+  '7x7 of few': (7, (1, 1), (8, 6), 3, 20, '_folded'),
+  '7x7 to few': (7, (1, 1), (6, 8), 20, 3, '_folded'),
+  '7x7 of 2 pixels': (7, (1, 1), (2, 2), 4, 4, '_folded'),
+  '7x7 of few, odd': (7, (1, 1), (7, 9), 3, 20, '_conv'),
+  '7x7 of few, odd width': (7, (1, 1), (6, 7), 3, 20, '_conv'),
+  '7x7 of few, stride': (7, (2, 2), (8, 8), 3, 20, '_conv'),
+  '7x7 of many': (7, (1, 1), (6, 8), 16, 16, '_conv'),
+}
+
+
+def defined_conv(x, kernel, strides):
+  """The convolution as XLA has it, with its automatic gradients."""
+  pads = [((k - 1) // 2, (k - 1) // 2) for k in kernel.shape[:2]]
+  return lax.conv_general_dilated(
+    x, kernel, strides, pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def orders(function, x, kernel):
+  """Value, first gradients, and gradients of a function of the first.
+
+  The last are those of a critic's penalty. Of a convolution alone they would
+  not depend on x: a tanh follows it.
+  """
+
+  def loss(x, kernel):
+    y = function(x, kernel)
+    weights = np.random.default_rng(7).normal(size=y.shape)
+    return (jnp.tanh(y) * weights.astype(y.dtype)).sum(), y
+
+  def penalty(x, kernel):
+    slopes, _ = jax.grad(loss, has_aux=True)(x, kernel)
+    norms = jnp.sqrt(jnp.square(slopes).sum((1, 2, 3)))
+    return jnp.square(norms - 1).mean()
+
+  def all_of_them(x, kernel):
+    first, y = jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
+    return y, first, jax.grad(penalty, (0, 1))(x, kernel)
+
+  return jax.jit(all_of_them)(x, kernel)
+
+
+def folded_case(case, dtype=np.float32):
+  """x and kernel, of which y is of order 1; the strides."""
+  size, strides, shape, c_in, c_out, _ = FOLDED[case]
+  rng = np.random.default_rng(3)
+  x = rng.normal(size=(3, *shape, c_in))
+  kernel = rng.normal(size=(size, size, c_in, c_out))
+  kernel /= size * c_in**0.5
+  return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), strides
+
+
+@pytest.mark.parametrize('case', FOLDED)
+def test_folded_conv_is_the_defined_one(case, monkeypatch):
+  x, kernel, strides = folded_case(case)
+  taken = []
+  for name in ('_halved', '_folded', '_conv'):
+    form = getattr(convolution, name)
+
+    def noted(*args, name=name, form=form):
+      taken.append(name)
+      return form(*args)
+
+    monkeypatch.setattr(convolution, name, noted)
+  found = orders(lambda x, k: layers.conv(x, k, strides), x, kernel)
+  wanted = orders(lambda x, k: defined_conv(x, k, strides), x, kernel)
+  close(found, wanted)
+  # Nothing here is so small that it would pass whatever it were.
+  for leaf in jax.tree.leaves(wanted):
+    assert jnp.abs(leaf).max() > 1e-2
+  assert taken[0] == FOLDED[case][-1]
+
+
+@pytest.mark.parametrize(
+  'case', ['4x4 stride', '4x4 stride, odd', '7x7 of few', '7x7 to few']
+)
+def test_folded_conv_in_float64(case):
+  with jax.enable_x64(True):
+    x, kernel, strides = folded_case(case, np.float64)
+    found = orders(lambda x, k: layers.conv(x, k, strides), x, kernel)
+    wanted = orders(lambda x, k: defined_conv(x, k, strides), x, kernel)
+    chex.assert_trees_all_equal_dtypes(found, wanted)
+    assert found[0].dtype == np.float64
+    chex.assert_trees_all_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+  'case', ['4x4 stride', '4x4 stride, odd', '7x7 of few', '7x7 to few']
+)
+def test_plain_forms_of_folded_conv(case, accelerator_forms, monkeypatch):
+  monkeypatch.setattr(convolution, '_halved', None)
+  monkeypatch.setattr(convolution, '_folded', None)
+  x, kernel, strides = folded_case(case)
+  found = orders(lambda x, k: layers.conv(x, k, strides), x, kernel)
+  wanted = orders(lambda x, k: defined_conv(x, k, strides), x, kernel)
+  close(found, wanted)
+
+
+@pytest.mark.parametrize('strides, size', [((1, 1), (6, 5)), ((2, 1), (7, 6))])
+def test_second_gradient_of_conv(strides, size):
+  rng = np.random.default_rng(5)
+  x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)) / 5, jnp.float32)
+  close(
+    orders(lambda x, k: layers.conv(x, k, strides), x, kernel),
+    orders(lambda x, k: defined_conv(x, k, strides), x, kernel),
+  )
+
+
+def test_space_to_depth_by_hand():
+  x = jnp.arange(16.0).reshape(1, 2, 4, 2)
+  folded = convolution.space_to_depth(x)
+  # Of the first 2x2 pixels: the upper two, then those below them.
+  chex.assert_trees_all_equal(
+    folded[0, 0, 0], jnp.array([0.0, 1, 2, 3, 8, 9, 10, 11])
+  )
+  chex.assert_trees_all_equal(convolution.depth_to_space(folded), x)
+
+
+# Up-sampling.
+
+
+def transposed(features):
+  """Flax's transposed convolution, which upsample_conv says it equals."""
+  return nn.ConvTranspose(features, (4, 4), (2, 2), 'SAME', use_bias=False)
+
+
+def upsampling_inputs(size):
+  rng = np.random.default_rng(8)
+  x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(4, 4, 3, 5)) / 4, jnp.float32)
+  return x, kernel
+
+
+def flax_upsample(x, kernel):
+  return transposed(5).apply({'params': {'kernel': kernel}}, x)
+
+
+@pytest.mark.parametrize('size', [(4, 5), (1, 1), (2, 3)])
+def test_upsample_conv_equals_flax(size):
+  x, kernel = upsampling_inputs(size)
+  found = orders(layers.upsample_conv, x, kernel)
+  assert found[0].shape == (2, 2 * size[0], 2 * size[1], 5)
+  close(found, orders(flax_upsample, x, kernel))
+
+
+def test_upsample_conv_in_plain_forms(accelerator_forms):
+  x, kernel = upsampling_inputs((4, 5))
+  found = orders(layers.upsample_conv, x, kernel)
+  close(found, orders(flax_upsample, x, kernel))
+
+
+def test_upsample_module_computes_in_the_type_of_its_input():
+  x, kernel = upsampling_inputs((4, 5))
+  module, variables = layers.UpsampleConv(5), {'params': {'kernel': kernel}}
+  chex.assert_trees_all_equal_shapes_and_dtypes(
+    jax.eval_shape(module.init, jax.random.key(0), x), variables
+  )
+  exact = module.apply(variables, x)
+  close(exact, flax_upsample(x, kernel))
+  half = module.apply(variables, x.astype(jnp.bfloat16))
+  assert half.dtype == jnp.bfloat16
+  # Values of up to 5, rounded to 8 bits on the way in and out.
+  chex.assert_trees_all_close(half.astype(jnp.float32), exact, atol=0.04)
+
+
+def test_initial_kernels_of_pytorch():
+  # Of a transposed convolution PyTorch takes 16 times the outputs for the fan
+  # in. 65536 draws: the largest comes within 1e-3 of the bound.
+  kernel = layers.UpsampleConv(32).init(
+    jax.random.key(0), jnp.zeros((1, 2, 2, 128))
+  )['params']['kernel']
+  bound = (16 * 32) ** -0.5
+  np.testing.assert_allclose(kernel.max(), bound, rtol=1e-3)
+  np.testing.assert_allclose(kernel.min(), -bound, rtol=1e-3)
+  np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=1e-2)
+
+
+# Instance norm.
+
+
+@pytest.fixture(scope='module')
+def instances():
+  """x far from zero mean, and a scale and bias that are not the initial ones.
+
+  The second example varies so little that epsilon counts.
+  """
+  x = 3 * normal(0, 3, 5, 4, 6) + 2
+  x = x.at[1].multiply(1e-3)
+  return x, {'scale': normal(1, 6) + 1, 'bias': normal(2, 6)}
+
+
+def test_instance_norm_equals_flax(instances):
+  x, params = instances
+  flax = nn.InstanceNorm(epsilon=1e-5, use_fast_variance=False)
+  ours = layers.InstanceNorm()
+  fresh = ours.init(jax.random.key(0), x)
+  chex.assert_trees_all_equal(fresh, flax.init(jax.random.key(0), x))
+  found = value_and_gradients(ours, params, x)
+  wanted = value_and_gradients(flax, params, x)
+  # The gradient of what hardly varies is hundreds of times larger.
+  chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_instance_norm_by_hand(instances):
+  x, params = instances
+  wide, scale, bias = (
+    np.asarray(v, np.float64) for v in (x, params['scale'], params['bias'])
+  )
+  mean = wide.mean((1, 2), keepdims=True)
+  var = np.square(wide - mean).mean((1, 2), keepdims=True)
+  y = (wide - mean) / np.sqrt(var + 1e-5) * scale + bias
+  found = layers.instance_norm(x, params['scale'], params['bias'])
+  chex.assert_trees_all_close(found, y.astype(np.float32), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_instance_norm_takes_statistics_in_float32(instances, dtype):
+  _, params = instances
+  # 1024 pixels around 20: sums in the type itself would lose most digits.
+  x = (20 + normal(3, 2, 32, 32, 6)).astype(dtype)
+  dy = normal(4, *x.shape).astype(dtype)
+
+  def run(x, dy):
+    args = x, params['scale'], params['bias']
+    y, gradients = jax.vjp(layers.instance_norm, *args)
+    return y, *gradients(dy)
+
+  found = run(x, dy)
+  exact = run(x.astype(jnp.float32), dy.astype(jnp.float32))
+  assert [v.dtype for v in found] == [dtype, dtype, jnp.float32, jnp.float32]
+  # The very same numbers, rounded once at the end.
+  for own, wide in zip(found[:2], exact[:2], strict=True):
+    chex.assert_trees_all_equal(own, wide.astype(dtype))
+  close(found[2:], exact[2:])
+
+
+def test_instances_are_normalised_alone(instances):
+  x, params = instances
+  module = layers.InstanceNorm()
+  whole = module.apply({'params': params}, x)
+  alone = module.apply({'params': params}, x[1:2])
+  close(whole[1:2], alone)
 
 
 # Batch norm.
