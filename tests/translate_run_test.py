@@ -263,6 +263,7 @@ def test_a_discriminator_of_another_width(celeba, taught, tmp_path):
   )
   assert code == 2
   assert 'cannot read the discriminator of' in err and err.count('\n') == 1
+  assert 'other shapes than are asked for' in err
   assert not (tmp_path / 'run/lit').exists()
 
 

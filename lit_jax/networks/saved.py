@@ -214,6 +214,13 @@ def _restored(
       variables = checkpointer.restore(arrays.resolve(), template)
   except Exception as error:  # Orbax raises many kinds for a damaged folder.
     raise _unreadable(folder, what, first_line(error)) from None
+  found, expected = (
+    jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+    for tree in (variables, template)
+  )
+  if found != expected:
+    # Orbax does not look at them.
+    raise _unreadable(folder, what, 'they have other shapes than are asked for')
   if digest(jax.device_get(variables)) != wanted:
     raise _unreadable(folder, what, 'they are not those that were saved')
   return variables
