@@ -83,7 +83,12 @@ def _fitted(student, options):
 
 
 def _published(dataset, teacher, students):
-  """The paper's accuracies beside ours, where it has this run."""
+  """The paper's numbers beside ours, where it has this run."""
+  scores = published.translations(dataset, models.title(teacher))
+  if scores:
+    return jobs.Reference(
+      published.TRANSLATIONS_COLUMN, scores, published.TRANSLATIONS_NOTE
+    )
   values = {}
   for student in students:
     names_of = student.method.names
