@@ -56,6 +56,16 @@ def _job(**settings):
   return ours.job(**(defaults | settings))
 
 
+def _translation_job(phase, **settings):
+  """StarGAN's, of narrow networks on small images."""
+  job = _job(case='stargan', depths=(10, 8), phase=phase, **settings)
+  small = {'width': 4, 'image_size': 16}
+  for role in ('teacher', 'student'):
+    job[role] = job[role] | small
+  job['translate'] = job['translate'] | {'discriminator_width': 4}
+  return job
+
+
 def _command(**settings):
   """The exit code of a command line."""
   with flagsaver.flagsaver(**settings):
@@ -277,7 +287,7 @@ def _peer(job, variant):
   split = ours.data(job)
   arrays = ours.Reference().arrays(job)
   job = job | {'torch_device': 'cpu'}
-  return torch_peer.Training(job, variant, arrays, split.inputs, split.labels)
+  return torch_peer.training(job, variant, arrays, *split)
 
 
 @pytest.mark.parametrize('variant', [None, 'channels-last'])
@@ -290,10 +300,35 @@ def test_pytorch_takes_the_same_steps(case, depths, variant):
   job = _job(case=case, depths=depths)
   peer = _peer(job, variant)
   batches = ours.check_batches(job)
-  wanted = ours.Reference().losses(job, *batches)
-  assert benchmark.difference(peer.check(*batches), wanted) < 1e-4
+  reference = ours.Reference()
+  wanted = reference.losses(job, *batches)
+  given = reference.given(job, *batches)
+  assert benchmark.difference(peer.check(*given), wanted) < 1e-4
   # The comparison leaves no trace.
-  assert benchmark.difference(peer.check(*batches), wanted) < 1e-4
+  assert benchmark.difference(peer.check(*given), wanted) < 1e-4
+  assert peer.warm_up() > 0
+  assert peer.run(0.0)['steps_per_s'] > 0
+  assert peer.finite()
+
+
+@pytest.mark.parametrize('variant', [None, 'channels-last'])
+@pytest.mark.parametrize(('phase', 'steps'), [('lit', 2), ('finetune', 6)])
+def test_pytorch_translates_in_the_same_steps(phase, steps, variant):
+  _torch_peer()
+  job = _translation_job(phase)
+  peer = _peer(job, variant)
+  batches = ours.check_batches(job)
+  reference = ours.Reference()
+  wanted = reference.losses(job, *batches)
+  # In every fifth step the generator learns too.
+  adversarial = [5, 5, 5, 5, 9, 5]
+  assert list(map(len, wanted)) == (
+    [2] * steps if phase == 'lit' else adversarial
+  )
+  given = reference.given(job, *batches)
+  assert benchmark.difference(peer.check(*given), wanted) < 1e-4
+  # The comparison leaves no trace.
+  assert benchmark.difference(peer.check(*given), wanted) < 1e-4
   assert peer.warm_up() > 0
   assert peer.run(0.0)['steps_per_s'] > 0
   assert peer.finite()

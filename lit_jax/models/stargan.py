@@ -170,7 +170,7 @@ class Discriminator(nn.Module):
       fan_in = 16 * h.shape[-1]
       h = _Conv(features, (4, 4), (2, 2), dtype=h.dtype, name=f'conv{i}')(h)
       bias = self.param(f'bias{i}', _within(fan_in), (features,), jnp.float32)
-      h = nn.leaky_relu(h + bias.astype(h.dtype), _SLOPE)
+      h = nn.leaky_relu(h + bias.astype(h.dtype)[None, None, None], _SLOPE)
       features *= 2
     patches = _Conv(1, dtype=h.dtype, name='realness')(h)
     # Over all that is left of the image, a convolution is a product.
