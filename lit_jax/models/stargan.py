@@ -19,7 +19,7 @@ from lit_jax.models.block import Block
 
 # PyTorch's default for a convolution: uniform within 1 / sqrt(fan in).
 _uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-_Conv = functools.partial(Conv, kernel_init=_uniform)
+_Conv = functools.partial(Conv, kernel_init=_uniform, products=True)
 # Layers of the stem and the head.
 _OUTER = 6
 _SLOPE = 0.01
