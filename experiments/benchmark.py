@@ -426,9 +426,7 @@ def _start_peer(name, variant, job, proof) -> _Started:
     *proof['data'],
   )
   try:
-    found = difference(
-      process.call('check', *proof['given']), proof['losses']
-    )
+    found = difference(process.call('check', *proof['given']), proof['losses'])
     check_same(variant or name, found)
     seconds = process.call('warm_up')
   except BaseException:

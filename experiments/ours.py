@@ -19,8 +19,8 @@ from lit_jax.data.dataset import Split
 from lit_jax.data.feed import Feed, Superbatch
 from lit_jax.data.preprocess import AsIs, ImagePreprocess, LabelledImages
 from lit_jax.data.texts.characters import VOCABULARY
-from lit_jax.networks.latency import latency_ms
 from lit_jax.models.stargan import Discriminator
+from lit_jax.networks.latency import latency_ms
 from lit_jax.tasks.classify import Classify
 from lit_jax.tasks.translate import DISCRIMINATOR, Translate
 from lit_jax.training import devices, optim, population, startup, state
@@ -90,8 +90,8 @@ EVALUATION_PASSES, TRAINING_PASSES = 2.5, 14
 # gradient of the kernel. The penalty's second order is as much as both again,
 # and a frozen critic has no gradients of kernels.
 CRITIC_PASSES, PENALTY_PASSES, FROZEN_CRITIC_PASSES = 11, 20, 9
-# Reads and writes of a critic's weight in an update: seven convolutions read it,
-# three write a gradient, and Adam reads four numbers and writes three.
+# Reads and writes of a critic's weight in an update: seven convolutions read
+# it, three write a gradient, and Adam reads four numbers and writes three.
 CRITIC_WEIGHT_PASSES = 17
 
 Job = Mapping[str, Any]
@@ -360,7 +360,7 @@ class Reference:
     }
 
   def arrays(self, settings: Job) -> dict[str, dict[str, np.ndarray]]:
-    """Initial variables of all networks by Flax path, as the peers load them."""
+    """Initial variables by Flax path of all networks, as peers load them."""
     found = {}
     for role, variables in _networks(settings).items():
       flat = traverse_util.flatten_dict(variables, sep='/')

@@ -733,7 +733,7 @@ class Training(_Side):
     return found
 
   def warm_up(self) -> float:
-    """Seconds from the start to the end of the first cycle; runs on a little."""
+    """Seconds from the start to the end of the first cycle; runs a few more."""
     cycle = self._job['cycle']
     self._steps(cycle)
     seconds = time.perf_counter() - self._began

@@ -5,9 +5,10 @@ gradient of a convolution inside a loop through an unoptimised path (weight
 gradients over a hundred times slower); written as plain NHWC/HWIO
 convolutions, the same sums stay on the fast path. Of large images even that is
 slow for the kernel's gradient, which can be products of matrices instead
-(`products`). On a CPU, a grouped convolution becomes dense ones of several groups each, and a 1x1 convolution a
-product of matrices. On other devices convolution is XLA's own, with its
-automatic gradient. docs/performance.md has what each form gains.
+(`products`). On a CPU, a grouped convolution becomes dense ones of several
+groups each, and a 1x1 convolution a product of matrices. On other devices
+convolution is XLA's own, with its automatic gradient. docs/performance.md has
+what each form gains.
 """
 
 import functools
@@ -28,8 +29,10 @@ _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 DENSE_WIDTH = 32
 # Channels below which it pays to fold the pixels of a 7x7 convolution.
 _FEW = 16
-# Pixels of which a kernel gradient takes the patches at once.
-_PIXELS = 1024
+# Where a kernel's gradient is better as products of matrices: that many
+# multiply-accumulates, and channels of the output. Pixels of which it takes the
+# patches at once.
+_LARGE, _MANY, _PIXELS = 2 * 10**8, 16, 1024
 
 # Fan-out He initialisation, as the original ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -86,7 +89,8 @@ def _input_gradient(kernel, dy, strides, size, products):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _kernel_gradient(x, dy, kernel_shape, strides, products):
   """Convolution of x with dy over the batch: channels of x are the batch."""
-  if products:
+  work = math.prod(kernel_shape) * dy.size * x.shape[3]
+  if products and work >= _LARGE and dy.shape[3] >= _MANY:
     return _patch_products(x, dy, kernel_shape)
   padding = []
   for axis, (k, s) in enumerate(zip(kernel_shape, strides, strict=True), 1):
@@ -269,7 +273,9 @@ def _folded(x, kernel):
     places = [(0, 1), (1, 0)]
     kernel = jnp.stack(
       [
-        jnp.pad(kernel, [p if i == axis else (0, 0) for i in range(kernel.ndim)])
+        jnp.pad(
+          kernel, [p if i == axis else (0, 0) for i in range(kernel.ndim)]
+        )
         for p in places
       ],
       axis=-2,
@@ -292,9 +298,8 @@ def conv(x, kernel, strides=(1, 1), groups=1, products=False):
     kernel: [kh, kw, c_in / groups, c_out], same dtype as x.
     strides: step along h and w.
     groups: number of groups; must divide c_in and c_out.
-    products: whether a CPU computes the kernel's gradient as products of
-      matrices, which pays for many channels and pixels; of stride 1 only, and
-      of no groups.
+    products: whether a CPU may compute the kernel's gradient as products of
+      matrices, where that is faster; of stride 1 only, and of no groups.
 
   Returns:
     [n, h', w', c_out] in x's dtype.
