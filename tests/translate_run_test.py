@@ -274,7 +274,10 @@ def test_a_discriminator_of_another_width(celeba, taught, tmp_path):
     ({'gradient_penalty': -1.0}, 'gradient_penalty is -1.0; it must be at'),
     ({'scores': 'fid'}, "score 'fid'"),
     ({'scores': 'inception'}, 'scores name inception, whose weights do not'),
-    ({'inception': 'a.pth'}, "scores are 'attributes'; add inception to scores"),
+    (
+      {'inception': 'a.pth'},
+      "scores are 'attributes'; add inception to scores",
+    ),
     (
       {'scores': 'inception', 'inception': 'a.pth,b.pth'},
       "inception 'a.pth,b.pth' gives weights twice; give one file",
