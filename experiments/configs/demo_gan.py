@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
   config.judge.depth = 8
   config.train_judge.epochs = 3
   config.train_teacher.update(
-    dict(epochs=60, learning_rate=1e-3, milestones=(20,))
+    dict(epochs=40, learning_rate=1e-3, milestones=(15,))
   )
   config.scratch.update(dict(epochs=14, learning_rate=1e-3, milestones=(5,)))
   config.lit.update(
