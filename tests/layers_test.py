@@ -288,9 +288,10 @@ def orders(function, x, kernel):
     return (jnp.tanh(y) * weights.astype(y.dtype)).sum(), y
 
   def penalty(x, kernel):
-    slopes, _ = jax.grad(loss, has_aux=True)(x, kernel)
-    norms = jnp.sqrt(jnp.square(slopes).sum((1, 2, 3)))
-    return jnp.square(norms - 1).mean()
+    (by_x, by_kernel), _ = jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
+    norms = jnp.sqrt(jnp.square(by_x).sum((1, 2, 3)))
+    # No critic has the second part, but a layer has that gradient too.
+    return jnp.square(norms - 1).mean() + jnp.square(by_kernel).mean()
 
   def all_of_them(x, kernel):
     first, y = jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
