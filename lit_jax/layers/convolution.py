@@ -304,7 +304,7 @@ def _folded(x, kernel):
   return depth_to_space(_conv(space_to_depth(x), kernel, (1, 1), True))
 
 
-def conv(x, kernel, strides=(1, 1), groups=1, products=False):
+def conv(x, kernel, strides=(1, 1), groups=1, products=False) -> Any:
   """2-D convolution, zero-padded by (k - 1) // 2 on every side, no bias.
 
   Args:
