@@ -409,8 +409,10 @@ class Reference:
       alone = _objectives({**settings, 'members': 1})
       found = []
       for i in range(len(jax.tree.leaves(inputs)[0])):
-        own = jax.tree.map(lambda x, i=i: x[None, i : i + 1], (inputs, labels))
-        batch = Superbatch(*own, np.asarray(1, np.int32))
+        own, wanted = jax.tree.map(
+          lambda x, i=i: x[None, i : i + 1], (inputs, labels)
+        )
+        batch = Superbatch(own, wanted, np.asarray(1, np.int32))
         first, metrics = program(
           first, teacher, devices.shard_superbatch(batch), alone, keys
         )

@@ -482,8 +482,9 @@ def fold_norms(net: nn.Module) -> None:
   for module in net.modules():
     for name, conv in list(module.named_children()):
       norm = name.replace('conv', 'norm')
-      if isinstance(getattr(module, norm, None), nn.BatchNorm2d):
-        setattr(module, name, fuse_conv_bn_eval(conv, getattr(module, norm)))
+      follows = getattr(module, norm, None)
+      if isinstance(conv, nn.Conv2d) and isinstance(follows, nn.BatchNorm2d):
+        setattr(module, name, fuse_conv_bn_eval(conv, follows))
         setattr(module, norm, nn.Identity())
 
 

@@ -29,10 +29,9 @@ _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 DENSE_WIDTH = 32
 # Channels below which it pays to fold the pixels of a 7x7 convolution.
 _FEW = 16
-# Where a kernel's gradient is better as products of matrices: that many
-# multiply-accumulates, and channels of the output. Pixels of which it takes the
-# patches at once.
-_LARGE, _MANY, _PIXELS = 2 * 10**8, 16, 1024
+# Multiply-accumulates from which on a kernel's gradient is better as products
+# of matrices, and pixels of which these take the patches at once.
+_LARGE, _PIXELS = 2 * 10**8, 1024
 
 # Fan-out He initialisation, as the original ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -90,7 +89,7 @@ def _input_gradient(kernel, dy, strides, size, products):
 def _kernel_gradient(x, dy, kernel_shape, strides, products):
   """Convolution of x with dy over the batch: channels of x are the batch."""
   work = math.prod(kernel_shape) * dy.size * x.shape[3]
-  if products and work >= _LARGE and dy.shape[3] >= _MANY:
+  if products and work >= _LARGE:
     return _patch_products(x, dy, kernel_shape)
   padding = []
   for axis, (k, s) in enumerate(zip(kernel_shape, strides, strict=True), 1):
@@ -108,44 +107,59 @@ def _kernel_gradient(x, dy, kernel_shape, strides, products):
 
 
 def _patch_products(x, dy, kernel_shape):
-  """The kernel's gradient at stride 1: patches of x, transposed, times dy.
+  """The kernel's gradient at stride 1, as products of matrices.
+
+  For every place of the kernel x and dy meet at another shift. Patches are
+  taken of the one that has fewer channels.
+  """
+  low = [before for before, _ in _same_padding(kernel_shape)]
+  if x.shape[3] <= dy.shape[3]:
+    return _products_of_patches(x, dy, kernel_shape, low)
+  # Shifting dy back is shifting x on.
+  high = [k - 1 - before for k, before in zip(kernel_shape, low, strict=True)]
+  found = _products_of_patches(dy, x, kernel_shape, high)
+  return found[::-1, ::-1].swapaxes(2, 3)
+
+
+def _products_of_patches(a, b, kernel_shape, before):
+  """Of every shift of a, padded so far before, the product with b, summed.
 
   A few examples at a time, so that their patches stay in the cache.
+
+  Returns:
+    [kh, kw, channels of a, channels of b].
   """
-  count, height, width, c_out = dy.shape
-  padding = [(0, 0), *_same_padding(kernel_shape), (0, 0)]
-  for axis, k in enumerate(kernel_shape, 1):
-    low = padding[axis][0]
-    padding[axis] = low, dy.shape[axis] + k - 1 - x.shape[axis] - low
-  x = jnp.pad(x, padding)
+  count, height, width, channels = b.shape
+  padding = [(0, 0)]
+  for axis, (k, low) in enumerate(zip(kernel_shape, before, strict=True), 1):
+    padding.append((low, b.shape[axis] + k - 1 - a.shape[axis] - low))
+  a = jnp.pad(a, [*padding, (0, 0)])
   piece = next(
     n
     for n in range(1, count + 1)
     if count % n == 0 and (n * height * width >= _PIXELS or n == count)
   )
-  wide = jnp.promote_types(x.dtype, jnp.float32)
+  wide = jnp.promote_types(a.dtype, jnp.float32)
 
-  def product(x, dy):
+  def add(total, pieces):
+    a, b = pieces
     shifted = [
-      x[:, row : row + height, column : column + width]
+      a[:, row : row + height, column : column + width]
       for row, column in np.ndindex(*kernel_shape)
     ]
-    patches = jnp.concatenate(shifted, -1)
-    patches = patches.reshape(piece * height * width, -1)
-    return lax.dot_general(
+    patches = jnp.concatenate(shifted, -1).reshape(b.size // channels, -1)
+    product = lax.dot_general(
       patches,
-      dy.reshape(-1, c_out),
+      b.reshape(-1, channels),
       (((0,), (0,)), ((), ())),
       preferred_element_type=wide,
     )
+    return total + product, None
 
-  def add(total, pieces):
-    return total + product(*pieces), None
-
-  parts = [a.reshape(-1, piece, *a.shape[1:]) for a in (x, dy)]
-  zeros = jnp.zeros((math.prod(kernel_shape) * x.shape[3], c_out), wide)
-  total = lax.scan(add, zeros, parts)[0]
-  return total.astype(x.dtype).reshape(*kernel_shape, x.shape[3], c_out)
+  parts = [v.reshape(-1, piece, *v.shape[1:]) for v in (a, b)]
+  rows = math.prod(kernel_shape) * a.shape[3]
+  total = lax.scan(add, jnp.zeros((rows, channels), wide), parts)[0]
+  return total.astype(a.dtype).reshape(*kernel_shape, -1, channels)
 
 
 def _keep_both(function):
@@ -286,7 +300,7 @@ def _folded(x, kernel):
   return depth_to_space(_conv(space_to_depth(x), kernel, (1, 1), True))
 
 
-def conv(x, kernel, strides=(1, 1), groups=1, products=False):
+def conv(x, kernel, strides=(1, 1), groups=1, products=False) -> Any:
   """2-D convolution, zero-padded by (k - 1) // 2 on every side, no bias.
 
   Args:

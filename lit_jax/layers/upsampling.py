@@ -39,8 +39,8 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   phases = kernel.reshape(2, 2, 2, 2, c_in, features)
   phases = phases.transpose(0, 2, 4, 1, 3, 5)
   padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  kernel = phases.reshape(2, 2, c_in, 4 * features)
-  y: Any = conv(padded, kernel, products=True)
+  phases = phases.reshape(2, 2, c_in, 4 * features)
+  y: Any = conv(padded, phases, products=True)
   y = y.reshape(n, h + 1, w + 1, 2, 2, features)
   rows = [
     jnp.stack([y[:, a : h + a, b : w + b, a, b] for b in (0, 1)], axis=3)
