@@ -1,5 +1,6 @@
 # make demo       installs and compresses an image classifier, in a few minutes
 # make demo-text  the same for a text classifier
+# make demo-gan   the same for a generator that translates images
 # make test       installs and runs the tests but the slow ones
 # make lint       formatting, lint and types
 PYTHON ?= python3
@@ -7,7 +8,7 @@ PYTHON ?= python3
 RUNS ?= runs
 BIN := .venv/bin
 
-.PHONY: demo demo-text test lint format clean
+.PHONY: demo demo-text demo-gan test lint format clean
 
 .venv/installed: setup.cfg pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +30,10 @@ demo: .venv/installed
 demo-text: .venv/installed-text
 	$(BIN)/python -m experiments.amazon \
 	  --config=experiments/configs/demo_text.py --workdir=$(RUNS)/demo-text
+
+demo-gan: .venv/installed
+	$(BIN)/python -m experiments.celeba \
+	  --config=experiments/configs/demo_gan.py --workdir=$(RUNS)/demo-gan
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'

@@ -1,4 +1,4 @@
-"""Times a LIT step, or a forward pass, beside PyTorch in the same run.
+"""Times a training step, or a forward pass, beside PyTorch in the same run.
 
   python -m experiments.benchmark --cases=resnet --batches=32 --json=FILE
   python -m experiments.benchmark --inference
@@ -10,6 +10,11 @@ before anything is timed each peer's first steps must give our losses. With
 --members=8, `population` trains eight students in one program on the same
 images; its steps are those of all members together. Every contestant lives in a
 process of its own, idle while another has its turn.
+
+A step is one of LIT; `stargan` has a second kind beside it, the adversarial
+fine-tuning, whose turns are whole cycles: of every n_critic steps one also
+updates the generator. The peers are given the labels and the mixing weights
+that ours draws.
 
 A share tells how much of the time a step's operations alone, or its reads and
 writes alone, would have taken at the device's own measured speed
@@ -46,7 +51,10 @@ _CASES = flags.DEFINE_string(
   'cases', ','.join(ours.CASES), 'Pairs of networks, separated by commas.'
 )
 _BATCHES = flags.DEFINE_string(
-  'batches', '', 'Batch sizes; 32,128 by default, 1,128 with --inference.'
+  'batches',
+  '',
+  'Batch sizes; by default the usual ones of each case (ours.CASES), and with '
+  '--inference 1 and the largest of them.',
 )
 _PEERS = flags.DEFINE_string(
   'peers', 'eager,best', "Contestants beside ours; '' for none."
@@ -372,9 +380,10 @@ def inference_table(record: Record) -> rich.table.Table:
 
 
 def _table(record):
+  kind = f', {record["phase"]}' if record['what'] == 'training' else ''
   title = (
-    f'{record["teacher"]} → {record["student"]}, batch {record["batch"]}, '
-    f'{record["precision"]}, {record["device"]}'
+    f'{record["teacher"]} → {record["student"]}{kind}, batch '
+    f'{record["batch"]}, {record["precision"]}, {record["device"]}'
   )
   table = rich.table.Table(title=title, box=rich.box.SIMPLE)
   table.add_column('')
@@ -410,16 +419,14 @@ def _start_peer(name, variant, job, proof) -> _Started:
     return _start(name, factory, job, variant, proof['arrays'])
   process = Process(
     name,
-    'experiments.torch_peer:Training',
+    'experiments.torch_peer:training',
     job,
     variant,
     proof['arrays'],
     *proof['data'],
   )
   try:
-    found = difference(
-      process.call('check', *proof['batches']), proof['losses']
-    )
+    found = difference(process.call('check', *proof['given']), proof['losses'])
     check_same(variant or name, found)
     seconds = process.call('warm_up')
   except BaseException:
@@ -464,12 +471,13 @@ def _proof(job, peers) -> Record:
   """What the peers start from and are compared with, and the floors."""
   split = ours.data(job)
   batches = ours.check_batches(job)
-  proof: Record = {'data': (split.inputs, split.labels), 'batches': batches}
+  proof: Record = {'data': tuple(split)}
   with Process('ours', 'experiments.ours:Reference') as reference:
     if not _INFERENCE.value:
       proof['floors'] = reference.call('floors', job)
       if peers:
         proof['losses'] = reference.call('losses', job, *batches)
+        proof['given'] = reference.call('given', job, *batches)
     if peers:
       proof['arrays'] = reference.call('arrays', job)
   return proof
@@ -528,7 +536,10 @@ def _names(text, choices, what) -> tuple[str, ...]:
   return tuple(choose(what, n, choices) for n in names(text, f'--{what}s'))
 
 
-def _sizes(text) -> tuple[int, ...]:
+def _sizes(text, case) -> tuple[int, ...]:
+  usual = ours.CASES[case].batches
+  if not text:
+    return (1, max(usual)) if _INFERENCE.value else usual
   try:
     sizes = tuple(int(size) for size in text.split(','))
   except ValueError:
@@ -599,9 +610,7 @@ def _check_torch() -> None:
 def _run() -> None:
   cases = _names(_CASES.value, ours.CASES, 'case')
   peers = _names(_PEERS.value, PEERS, 'peer')
-  batches = _sizes(
-    _BATCHES.value or ('1,128' if _INFERENCE.value else '32,128')
-  )
+  batches = {case: _sizes(_BATCHES.value, case) for case in cases}
   _check_flags()
   if _VARIANTS.value and 'best' not in peers:
     raise UserError("--variants are those of 'best'; name it in --peers")
@@ -617,9 +626,10 @@ def _run() -> None:
   depths = _TEACHER_DEPTH.value, _STUDENT_DEPTH.value
   calls = _STEPS_PER_CALL.value or (64 if on_gpu else 8)
   jobs = [
-    ours.job(case, batch, precision, calls, depths)
+    ours.job(case, batch, precision, calls, depths, phase=phase)
     for case in cases
-    for batch in batches
+    for phase in ours.CASES[case].phases[: 1 if _INFERENCE.value else None]
+    for batch in batches[case]
   ]
   for job in jobs:
     for role in ('teacher', 'student'):
@@ -633,16 +643,17 @@ def _run() -> None:
   records: list[Record] = []
   for job in jobs:
     job['torch_device'] = torch.get('torch_device')
-    print(f'{job["case"]}, batch {job["batch"]}', flush=True)
+    print(f'{job["case"]}, {job["phase"]}, batch {job["batch"]}', flush=True)
     record = {
       'what': 'inference' if _INFERENCE.value else 'training',
       'case': job['case'],
+      'phase': job['phase'],
       'batch': job['batch'],
       'teacher': models.title(job['teacher']),
       'student': models.title(job['student']),
       'device': f'{device["kind"]}, {os.cpu_count()} CPU cores',
       'precision': precision,
-      'steps_per_call': calls,
+      'steps_per_call': job['steps_per_call'],
       'members': _MEMBERS.value,
       **_contest(job, peers, variants or tuple(torch['variants'])),
       'versions': versions | torch['versions'],

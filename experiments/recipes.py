@@ -83,7 +83,12 @@ def _fitted(student, options):
 
 
 def _published(dataset, teacher, students):
-  """The paper's accuracies beside ours, where it has this run."""
+  """The paper's numbers beside ours, where it has this run."""
+  scores = published.translations(dataset, models.title(teacher))
+  if scores:
+    return jobs.Reference(
+      published.TRANSLATIONS_COLUMN, scores, published.TRANSLATIONS_NOTE
+    )
   values = {}
   for student in students:
     names_of = student.method.names
@@ -97,7 +102,7 @@ def _published(dataset, teacher, students):
 
 
 def _dataset(config):
-  settings = ('crop', 'flip', 'noise')
+  settings = ('crop', 'flip', 'shift', 'noise')
   options = {key: config[key] for key in settings if key in config}
   options |= config.get('data', {})
   return sources.load(config.dataset, config.data_dir, options)

@@ -144,10 +144,15 @@ class Net(nn.Module):
   def blocks(self):
     return [getattr(self, name) for name in self._names]
 
-  def forward(self, x):
-    irs = [self.stem(x)]
+  def irs(self, x):
+    """What stands at every cut; the head does not run."""
+    found = [self.stem(x)]
     for block in self.blocks:
-      irs.append(block(irs[-1]))
+      found.append(block(found[-1]))
+    return found
+
+  def forward(self, x):
+    irs = self.irs(x)
     return self.head(irs[-1]), irs
 
 
@@ -307,16 +312,134 @@ def vdcnn(
   return Net(stem, blocks, KMaxHead(widths[-1], k, hidden, classes))
 
 
+def _instance_norm(width):
+  """By each image's own statistics, also in evaluation."""
+  return nn.InstanceNorm2d(width, affine=True)
+
+
+class TranslatorStem(nn.Module):
+  """Image and label to a map of a quarter of the height and width.
+
+  Takes (images [n, 3, h, w], labels [n, attributes]); each number of a label
+  becomes a channel that is the same everywhere.
+  """
+
+  def __init__(self, width, attributes):
+    super().__init__()
+    inputs, size, stride, padding = 3 + attributes, 7, 1, 3
+    for i in range(1, 4):
+      outputs = width * 2 ** (i - 1)
+      conv = nn.Conv2d(inputs, outputs, size, stride, padding, bias=False)
+      setattr(self, f'conv{i}', conv)
+      setattr(self, f'norm{i}', _instance_norm(outputs))
+      inputs, size, stride, padding = outputs, 4, 2, 1
+    self.relus = nn.ModuleList(nn.ReLU() for _ in range(3))
+
+  def forward(self, x):
+    images, labels = x
+    tiled = labels[:, :, None, None].expand(-1, -1, *images.shape[2:])
+    h = torch.cat([images, tiled.to(images.dtype)], 1)
+    for i, relu in enumerate(self.relus, start=1):
+      h = relu(getattr(self, f'norm{i}')(getattr(self, f'conv{i}')(h)))
+    return h
+
+
+class TranslatorUnit(nn.Module):
+  """x + body(x), without a ReLU after the sum."""
+
+  def __init__(self, width):
+    super().__init__()
+    self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    self.norm1 = _instance_norm(width)
+    self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    self.norm2 = _instance_norm(width)
+    self.relu = nn.ReLU()
+
+  def forward(self, x):
+    h = self.relu(self.norm1(self.conv1(x)))
+    return x + self.norm2(self.conv2(h))
+
+
+class TranslatorHead(nn.Module):
+  """Back to the size of the image; its colours from -1 to 1."""
+
+  def __init__(self, width):
+    super().__init__()
+    widths = 4 * width, 2 * width, width
+    self.conv1 = nn.ConvTranspose2d(*widths[:2], 4, 2, 1, bias=False)
+    self.norm1 = _instance_norm(widths[1])
+    self.conv2 = nn.ConvTranspose2d(*widths[1:], 4, 2, 1, bias=False)
+    self.norm2 = _instance_norm(widths[2])
+    self.conv3 = nn.Conv2d(width, 3, 7, padding=3, bias=False)
+    self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+
+  def forward(self, x):
+    h = self.relu1(self.norm1(self.conv1(x)))
+    h = self.relu2(self.norm2(self.conv2(h)))
+    return torch.tanh(self.conv3(h))
+
+
+def stargan(units, attributes, width=64):
+  """StarGAN's generator; it reads (images, labels).
+
+  Args:
+    units: residual units of each block, (6,) in the paper.
+    attributes: numbers in a label.
+    width: of the first convolution.
+  """
+  blocks = []
+  for count in units:
+    block = nn.Sequential()
+    for i in range(count):
+      block.add_module(f'units_{i}', TranslatorUnit(4 * width))
+    blocks.append(block)
+  return Net(TranslatorStem(width, attributes), blocks, TranslatorHead(width))
+
+
+class Critic(nn.Module):
+  """StarGAN's discriminator: real or not by patches, and the attributes."""
+
+  def __init__(self, size, attributes, width=64):
+    """Args:
+    size: height and width of the images.
+    attributes: numbers in a label.
+    width: of the first convolution; each next one has twice as many.
+    """
+    super().__init__()
+    self.count, inputs, outputs = 0, 3, width
+    while size >= 4:
+      self.count += 1
+      setattr(self, f'conv{self.count}', nn.Conv2d(inputs, outputs, 4, 2, 1))
+      inputs, outputs, size = outputs, 2 * outputs, size // 2
+    self.relu = nn.LeakyReLU(0.01)
+    self.real = nn.Conv2d(inputs, 1, 3, padding=1, bias=False)
+    self.attributes = nn.Conv2d(inputs, attributes, size, bias=False)
+
+  def forward(self, x):
+    """[n, 1, s, s] for the patches, and logits [n, attributes]."""
+    for i in range(1, self.count + 1):
+      x = self.relu(getattr(self, f'conv{i}')(x))
+    return self.real(x), self.attributes(x).flatten(1)
+
+
+def _stargan_of_depth(depth, attributes, width, norm):
+  """A generator of 2n + 6 layers; its norms are its own."""
+  del norm
+  return stargan(((depth - 6) // 2,), attributes, width)
+
+
 FAMILIES: dict[str, Callable[..., Net]] = {
   'resnet': resnet,
   'resnext': resnext,
+  'stargan': _stargan_of_depth,
   'vdcnn': vdcnn,
 }
 
 
 def build(spec: Mapping[str, Any], norm: Any = nn.BatchNorm2d) -> Net:
   """The network of a specification: 'family' and that function's options."""
-  options = {k: v for k, v in spec.items() if k != 'input_shape'}
+  sizes = ('input_shape', 'image_size')
+  options = {k: v for k, v in spec.items() if k not in sizes}
   return FAMILIES[options.pop('family')](norm=norm, **options)
 
 
@@ -324,8 +447,12 @@ def by_flax_path(net: nn.Module):
   """(Flax path, tensor, order of its axes in Flax) of all that is stored."""
   for place, module in net.named_modules():
     place = place.replace('.', '/')
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+      # [kh, kw, out, in] of a transposed one, which is Flax's `ConvTranspose`
+      # where `transpose_kernel` is set.
       yield f'params/{place}/kernel', module.weight, (2, 3, 1, 0)
+      if module.bias is not None:
+        yield f'params/{place}/bias', module.bias, (0,)
     elif isinstance(module, nn.Embedding):
       # The first row is of padding: zeros, which Flax does not store.
       place = place.rpartition('/')[0]
@@ -333,9 +460,11 @@ def by_flax_path(net: nn.Module):
     elif isinstance(module, nn.Linear):
       yield f'params/{place}/kernel', module.weight, (1, 0)
       yield f'params/{place}/bias', module.bias, (0,)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
       yield f'params/{place}/scale', module.weight, (0,)
       yield f'params/{place}/bias', module.bias, (0,)
+      if isinstance(module, nn.InstanceNorm2d):
+        continue
       yield f'batch_stats/{place}/mean', module.running_mean, (0,)
       yield f'batch_stats/{place}/var', module.running_var, (0,)
 
@@ -353,8 +482,9 @@ def fold_norms(net: nn.Module) -> None:
   for module in net.modules():
     for name, conv in list(module.named_children()):
       norm = name.replace('conv', 'norm')
-      if isinstance(conv, nn.Conv2d) and hasattr(module, norm):
-        setattr(module, name, fuse_conv_bn_eval(conv, getattr(module, norm)))
+      follows = getattr(module, norm, None)
+      if isinstance(conv, nn.Conv2d) and isinstance(follows, nn.BatchNorm2d):
+        setattr(module, name, fuse_conv_bn_eval(conv, follows))
         setattr(module, norm, nn.Identity())
 
 
@@ -379,6 +509,12 @@ def augment(images: torch.Tensor) -> torch.Tensor:
   return padded[example[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
+def mirror(images: torch.Tensor) -> torch.Tensor:
+  """Half of the images mirrored, at random; uint8 [n, h, w, c]."""
+  mirrored = torch.rand(len(images), device=images.device) < 0.5
+  return torch.where(mirrored[:, None, None, None], images.flip(2), images)
+
+
 def lit_loss(student, job, x, labels, wanted, targets):
   """Eq. 1 to 3 of the paper: the total, and its parts stacked.
 
@@ -386,23 +522,26 @@ def lit_loss(student, job, x, labels, wanted, targets):
     student: the network that learns.
     job: α, β, τ and the IR loss.
     x: normalised images, or ids.
-    labels: integers [n].
+    labels: integers [n]; these and the logits are not used where β is 0.
     wanted: the teacher's logits.
     targets: the teacher's IRs (T_0, …, T_k).
   """
-  logits, irs = student(x)
+  irs = student.irs(x)
   # Block 1 has the same input in both passes.
   found = [irs[1]]
   for block, target in zip(student.blocks[1:], targets[1:], strict=False):
     found.append(block(target))
   compare = _IR_LOSSES[job['ir_loss']]
   parts = [compare(f, t) for f, t in zip(found, targets[1:], strict=True)]
-  hard = F.cross_entropy(logits, labels)
-  tau = job['temperature']
-  soft = tau**2 * F.cross_entropy(logits / tau, F.softmax(wanted / tau, -1))
-  kd = job['alpha'] * hard + (1 - job['alpha']) * soft
   ir = torch.stack(parts)
-  return job['beta'] * kd + (1 - job['beta']) * ir.sum(), ir.detach()
+  loss = (1 - job['beta']) * ir.sum()
+  if job['beta'] > 0:
+    logits, tau = student.head(irs[-1]), job['temperature']
+    hard = F.cross_entropy(logits, labels)
+    soft = tau**2 * F.cross_entropy(logits / tau, F.softmax(wanted / tau, -1))
+    kd = job['alpha'] * hard + (1 - job['alpha']) * soft
+    loss = loss + job['beta'] * kd
+  return loss, ir.detach()
 
 
 class Facts:
@@ -487,7 +626,6 @@ class Training(_Side):
     super().__init__(job, variant)
     torch.manual_seed(0)
     self._arrays = arrays
-    self._teacher = self._frozen(job['teacher'], arrays['teacher'])
     self._inputs = torch.from_numpy(inputs).to(self._device)
     self._labels = torch.from_numpy(labels).long().to(self._device)
     self._as_is = job['colours'] is None
@@ -495,13 +633,15 @@ class Training(_Side):
       colours = torch.tensor(job['colours'], device=self._device)
       self._mean, self._std = colours * 255
     self._begin()
-    self._run = {
-      'prepare': self._compiled(self._prepare),
-      'teacher': self._compiled(self._teacher),
-      'loss': self._compiled(self._loss),
-    }
+    self._plain = self._functions()
+    self._run = {k: self._compiled(f) for k, f in self._plain.items()}
     self._order = iter(())
     self._last = torch.zeros(())
+
+  def _functions(self):
+    """What a step is made of, and torch.compile may take, by name."""
+    teacher = self._frozen(self._job['teacher'], self._arrays['teacher'])
+    return {'prepare': self._prepare, 'teacher': teacher, 'loss': self._loss}
 
   def _begin(self):
     """The student and its optimiser at the first step."""
@@ -512,12 +652,21 @@ class Training(_Side):
       for part in job['frozen']:
         getattr(self._student, part).eval().requires_grad_(False)
     load(self._student, self._arrays['student'])
-    self._optimizer = torch.optim.SGD(
-      [p for p in self._student.parameters() if p.requires_grad],
-      job['learning_rate'],
+    self._optimizer = self._rule(self._student)
+
+  def _rule(self, net):
+    """An optimiser of what learns in the network."""
+    job, rate = self._job, self._job['learning_rate']
+    learning = [p for p in net.parameters() if p.requires_grad]
+    fused = {'fused': True} if self._best else {}
+    if job['adam_betas']:
+      return torch.optim.Adam(learning, rate, job['adam_betas'], **fused)
+    return torch.optim.SGD(
+      learning,
+      rate,
       job['momentum'],
       weight_decay=job['weight_decay'],
-      **({'fused': True} if self._best else {}),
+      **fused,
     )
 
   def _prepare(self, inputs):
@@ -544,18 +693,26 @@ class Training(_Side):
     self._optimizer.step()
     return loss.detach(), parts
 
-  def check(self, inputs, labels) -> list[list[float]]:
-    """Total loss and IR parts of each step in float32, not augmented.
+  def _given(self, *arrays):
+    """A step's arguments, from one step of what `check` is given."""
+    inputs, labels = arrays
+    return self._normalize(inputs), labels.long()
+
+  def _drawn(self, rows):
+    """A step's arguments, from the indices of its examples."""
+    return self._run['prepare'](self._inputs[rows]), self._labels[rows]
+
+  def check(self, *arrays) -> list[list[float]]:
+    """Each step's losses in float32, not augmented, as ours.Reference has them.
 
     On a CPU in fp32 the functions are those that are timed; elsewhere the
     same ones, not compiled and without shorter mantissas.
 
     Args:
-      inputs: uint8 [steps, batch, …].
-      labels: int32 [steps, batch].
+      *arrays: what ours.Reference.given says, each [steps, batch, …].
     """
     job, self._job = self._job, {**self._job, 'precision': 'fp32'}
-    run = {'teacher': self._teacher, 'loss': self._loss}
+    run = self._plain
     if self._device == 'cpu' and job['precision'] == 'fp32':
       run = self._run
     allowed = torch.backends.cudnn.allow_tf32
@@ -563,10 +720,9 @@ class Training(_Side):
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision('highest')
     found = []
-    for rows, targets in zip(inputs, labels, strict=True):
-      x = self._normalize(torch.from_numpy(rows).to(self._device))
-      wanted = torch.from_numpy(targets).long().to(self._device)
-      loss, parts = self._step(run, x, wanted)
+    for step in zip(*arrays, strict=True):
+      own = (torch.from_numpy(array).to(self._device) for array in step)
+      loss, parts = self._step(run, *self._given(*own))
       found.append([loss.item(), *parts.tolist()])
     torch.backends.cudnn.allow_tf32 = allowed
     torch.set_float32_matmul_precision(precision)
@@ -578,18 +734,19 @@ class Training(_Side):
     return found
 
   def warm_up(self) -> float:
-    """Seconds from the start to the end of the first step; runs a few more."""
-    self._steps(1)
+    """Seconds from the start to the end of the first cycle; runs a few more."""
+    cycle = self._job['cycle']
+    self._steps(cycle)
     seconds = time.perf_counter() - self._began
-    self._steps(_SETTLING_STEPS)
+    self._steps(math.ceil(_SETTLING_STEPS / cycle) * cycle)
     return seconds
 
   def run(self, seconds: float) -> dict[str, float]:
-    """Trains for about that long, at least one step."""
+    """Trains for about that long, whole cycles and at least one."""
     steps, start = 0, time.perf_counter()
     while not steps or time.perf_counter() - start < seconds:
-      self._steps(1, wait=False)
-      steps += 1
+      self._steps(self._job['cycle'], wait=False)
+      steps += self._job['cycle']
     self._synchronize()
     return {'steps_per_s': steps / (time.perf_counter() - start)}
 
@@ -600,9 +757,7 @@ class Training(_Side):
     for _ in range(count):
       if self._mode is not None and self._device == 'cuda':
         torch.compiler.cudagraph_mark_step_begin()
-      rows = self._rows()
-      x = self._run['prepare'](self._inputs[rows])
-      self._last, _ = self._step(self._run, x, self._labels[rows])
+      self._last, _ = self._step(self._run, *self._drawn(self._rows()))
     if wait:
       self._synchronize()
 
@@ -618,6 +773,149 @@ class Training(_Side):
     return rows
 
 
+class Translation(Training):
+  """LIT steps of StarGAN's generators; β is 0.
+
+  Inputs are images and their labels. Asked for are the labels of the batch in
+  another order.
+  """
+
+  def __init__(self, job, variant, arrays, inputs, labels):
+    """As `Training`, but for inputs {'image': …, 'label': uint8 [n, c]}."""
+    del labels
+    super().__init__(job, variant, arrays, inputs['image'], inputs['label'])
+
+  def _functions(self):
+    functions = super()._functions()
+    teacher = functions['teacher']
+    return functions | {'teacher': lambda x: (None, teacher.irs(x))}
+
+  def _prepare(self, inputs):
+    return self._normalize(mirror(inputs))
+
+  def _given(self, *arrays):
+    images, _, targets, _ = arrays
+    return (self._normalize(images), targets.float()), None
+
+  def _drawn(self, rows):
+    images = self._run['prepare'](self._inputs[rows])
+    return (images, self._shuffled(self._labels[rows].float())), None
+
+  def _shuffled(self, labels):
+    return labels[torch.randperm(len(labels), device=self._device)]
+
+
+class Adversarial(Translation):
+  """Steps of a critic, and at the end of every cycle one of the generator.
+
+  The loss is WGAN-GP's, with attributes and reconstruction, by the equations of
+  Choi et al. 2018. PyTorch compiles no second derivatives, so the penalty alone
+  is never compiled.
+  """
+
+  def _begin(self):
+    super()._begin()
+    job, arrays = self._job, self._arrays['discriminator']
+    if not hasattr(self, '_critic'):
+      options = job['student']['image_size'], job['student']['attributes']
+      critic = Critic(*options, job['translate']['discriminator_width'])
+      self._critic = critic.to(self._device, memory_format=self._format)
+    load(self._critic, arrays)
+    self._critic_optimizer = self._rule(self._critic.requires_grad_(True))
+    self._count = 0
+
+  def _functions(self):
+    return {
+      'prepare': self._prepare,
+      'translate': lambda images, labels: self._student((images, labels))[0],
+      'judge': self._judge,
+      'deceive': self._deceive,
+    }
+
+  def _given(self, *arrays):
+    images, own, targets, mix = arrays
+    return self._normalize(images), own.float(), targets.float(), mix
+
+  def _drawn(self, rows):
+    images = self._run['prepare'](self._inputs[rows])
+    own = self._labels[rows].float()
+    mix = torch.rand(len(own), device=self._device)
+    return images, own, self._shuffled(own), mix
+
+  def _step(self, run, images, own, targets, mix):
+    self._count += 1
+    loss, parts = self._teach_critic(run, images, own, targets, mix)
+    if self._count % self._job['cycle'] == 0:
+      with self._autocast():
+        told = run['deceive'](images, own, targets)
+      self._optimizer.zero_grad(set_to_none=True)
+      told[0].backward()
+      self._optimizer.step()
+      parts = [*parts, *told]
+    return loss.detach(), torch.stack(parts).detach()
+
+  def _teach_critic(self, run, images, own, targets, mix):
+    """The critic's step; its loss and the terms."""
+    self._critic.requires_grad_(True)
+    with self._autocast():
+      with torch.no_grad():
+        fake = run['translate'](images, targets)
+      on_real, on_fake, wrong = run['judge'](images, fake, own)
+    penalty = self._penalty(images, fake.float(), mix)
+    weights = self._job['translate']
+    loss = (
+      on_fake
+      - on_real
+      + weights['gradient_penalty'] * penalty
+      + weights['classification'] * wrong
+    )
+    self._critic_optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    self._critic_optimizer.step()
+    self._critic.requires_grad_(False)
+    return loss, [on_real, on_fake, penalty, wrong]
+
+  def _judge(self, real, fake, own):
+    """How real both are, and how far the attributes of the real are missed."""
+    on_real, logits = self._critic(real)
+    on_fake, _ = self._critic(fake)
+    return on_real.mean(), on_fake.mean(), self._wrong(logits, own)
+
+  def _wrong(self, logits, label):
+    wrong = F.binary_cross_entropy_with_logits(logits, label, reduction='sum')
+    return wrong / len(label)
+
+  def _penalty(self, real, fake, mix):
+    m = mix[:, None, None, None]
+    mixed = (m * real + (1 - m) * fake).requires_grad_()
+    realness, _ = self._critic(mixed)
+    (slopes,) = torch.autograd.grad(realness.sum(), mixed, create_graph=True)
+    norms = (slopes.square().sum((1, 2, 3)) + 1e-12).sqrt()
+    return (norms - 1).square().mean()
+
+  def _deceive(self, images, own, targets):
+    """The generator's loss and the terms."""
+    fake, _ = self._student((images, targets))
+    realness, logits = self._critic(fake)
+    back, _ = self._student((fake, own))
+    realness, wrong = realness.mean(), self._wrong(logits, targets)
+    error = (images - back).abs().mean()
+    weights = self._job['translate']
+    loss = (
+      weights['classification'] * wrong
+      + weights['reconstruction'] * error
+      - realness
+    )
+    return loss, realness, wrong, error
+
+
+def training(job, *args) -> Training:
+  """The contestant that trains by this job; arguments are `Training`'s."""
+  if job['adversarial']:
+    return Adversarial(job, *args)
+  return (Translation if job['translate'] else Training)(job, *args)
+
+
 class Inference(_Side):
   """Forward passes of a teacher and a student in evaluation mode."""
 
@@ -627,9 +925,14 @@ class Inference(_Side):
       role: self._compiled(self._frozen(job[role], arrays[role]))
       for role in ('teacher', 'student')
     }
-    self._x = self._noise(job['batch'], *job['teacher']['input_shape'])
+    self._x = self._noise(job['batch'], job['teacher'])
 
-  def _noise(self, batch, *shape):
+  def _noise(self, batch, spec):
+    if 'image_size' in spec:
+      shape = spec['image_size'], spec['image_size'], 3
+      label = torch.randn((batch, spec['attributes']), device=self._device)
+      return self._noise(batch, {'input_shape': shape}), label
+    shape = spec['input_shape']
     if len(shape) == 1:
       return torch.randint(32, (batch, *shape), device=self._device)
     height, width, channels = shape

@@ -28,8 +28,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
       that could not be put on the disk, the path is as it was before.
     UnicodeEncodeError: the text has lone surrogates; nothing is touched.
   """
+  write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+  """Writes a file, with `write_text`'s guarantee.
+
+  Args:
+    path: is made or replaced.
+    content: what it shall hold.
+
+  Raises:
+    OSError: as `write_text`.
+  """
   path = pathlib.Path(path)
-  content = text.encode('utf-8')
   part = path.with_name(f'.{path.name}.{os.getpid()}.part')
   try:
     with part.open('wb') as file:

@@ -56,6 +56,16 @@ def _job(**settings):
   return ours.job(**(defaults | settings))
 
 
+def _translation_job(phase, **settings):
+  """StarGAN's, of narrow networks on small images."""
+  job = _job(case='stargan', depths=(10, 8), phase=phase, **settings)
+  small = {'width': 4, 'image_size': 16}
+  for role in ('teacher', 'student'):
+    job[role] = job[role] | small
+  job['translate'] = job['translate'] | {'discriminator_width': 4}
+  return job
+
+
 def _command(**settings):
   """The exit code of a command line."""
   with flagsaver.flagsaver(**settings):
@@ -88,6 +98,51 @@ def test_floors_of_a_small_pair_by_hand():
   }
   half = ours.floors(_job(precision='bf16'))
   assert half['bytes'] == 2 * 4 * elements
+
+
+def test_floors_of_translation_by_hand():
+  lit, adversarial = map(_translation_job, ('lit', 'finetune'))
+  # Of width 4 on 16x16 images with 5 attributes; up-sampling computes one more
+  # row and column than it keeps.
+  first = 256 * 4 * 49 * 8
+  stem = first + 64 * 8 * 16 * 4 + 16 * 16 * 16 * 8
+  unit = 2 * 16 * 16 * 9 * 16
+  head = 25 * 32 * 4 * 16 + 81 * 16 * 4 * 8 + 256 * 3 * 49 * 4
+  # The teacher has two units, the student one, and the head does not run.
+  assert ours.step_macs(lit) == (stem + 2 * unit) + (stem + 3 * unit)
+  stem_out, unit_out = 256 * 4 + 64 * 8 + 16 * 16, 2 * 16 * 16
+  elements = 2.5 * (stem_out + 2 * unit_out) + 2.5 * stem_out + 14 * unit_out
+  assert ours.step_elements(lit) == elements
+  generator, edge = stem + unit + head, 64 * 4 * 16 * 3
+  critic = edge + 16 * 8 * 16 * 4 + 4 * 16 * 16 * 8 + 4 * 9 * 16 + 4 * 16 * 5
+  update = generator + 10 * critic - 2 * edge
+  turn = 6 * generator - first + 2 * critic
+  assert ours.step_macs(adversarial) == update + turn / 5
+  generator_out = stem_out + unit_out + 25 * 32 + 81 * 16 + 256 * 3
+  critic_out = 64 * 4 + 16 * 8 + 4 * 16 + 4 + 5
+  elements = 2.5 * generator_out + (2 * 11 + 20) * critic_out
+  elements += (28 * generator_out + 9 * critic_out) / 5
+  assert ours.step_elements(adversarial) == pytest.approx(elements)
+  weights = 16 * (3 * 4 + 4 * 8 + 8 * 16) + 4 + 8 + 16 + 9 * 16 + 4 * 16 * 5
+  assert ours.floors(adversarial)['bytes'] == pytest.approx(
+    4 * 4 * elements + 4 * 17 * weights
+  )
+
+
+@pytest.mark.parametrize(('calls', 'found'), [(1, 5), (5, 5), (8, 10)])
+def test_calls_of_adversarial_steps_are_whole_cycles(calls, found):
+  job = _translation_job('finetune', steps_per_call=calls)
+  assert (job['cycle'], job['steps_per_call']) == (5, found)
+  job = _translation_job('lit', steps_per_call=calls)
+  assert (job['cycle'], job['steps_per_call']) == (1, calls)
+
+
+def test_batches_are_the_usual_ones_of_a_case():
+  assert benchmark._sizes('', 'resnet') == (32, 128)
+  assert benchmark._sizes('', 'stargan') == (16,)
+  assert benchmark._sizes('1,4', 'stargan') == (1, 4)
+  with flagsaver.flagsaver(inference=True):
+    assert benchmark._sizes('', 'stargan') == (1, 16)
 
 
 def test_job_is_the_lit_phase_of_the_configuration():
@@ -277,7 +332,7 @@ def _peer(job, variant):
   split = ours.data(job)
   arrays = ours.Reference().arrays(job)
   job = job | {'torch_device': 'cpu'}
-  return torch_peer.Training(job, variant, arrays, split.inputs, split.labels)
+  return torch_peer.training(job, variant, arrays, *split)
 
 
 @pytest.mark.parametrize('variant', [None, 'channels-last'])
@@ -290,10 +345,35 @@ def test_pytorch_takes_the_same_steps(case, depths, variant):
   job = _job(case=case, depths=depths)
   peer = _peer(job, variant)
   batches = ours.check_batches(job)
-  wanted = ours.Reference().losses(job, *batches)
-  assert benchmark.difference(peer.check(*batches), wanted) < 1e-4
+  reference = ours.Reference()
+  wanted = reference.losses(job, *batches)
+  given = reference.given(job, *batches)
+  assert benchmark.difference(peer.check(*given), wanted) < 1e-4
   # The comparison leaves no trace.
-  assert benchmark.difference(peer.check(*batches), wanted) < 1e-4
+  assert benchmark.difference(peer.check(*given), wanted) < 1e-4
+  assert peer.warm_up() > 0
+  assert peer.run(0.0)['steps_per_s'] > 0
+  assert peer.finite()
+
+
+@pytest.mark.parametrize('variant', [None, 'channels-last'])
+@pytest.mark.parametrize(('phase', 'steps'), [('lit', 2), ('finetune', 6)])
+def test_pytorch_translates_in_the_same_steps(phase, steps, variant):
+  _torch_peer()
+  job = _translation_job(phase)
+  peer = _peer(job, variant)
+  batches = ours.check_batches(job)
+  reference = ours.Reference()
+  wanted = reference.losses(job, *batches)
+  # In every fifth step the generator learns too.
+  adversarial = [5, 5, 5, 5, 9, 5]
+  assert list(map(len, wanted)) == (
+    [2] * steps if phase == 'lit' else adversarial
+  )
+  given = reference.given(job, *batches)
+  assert benchmark.difference(peer.check(*given), wanted) < 1e-4
+  # The comparison leaves no trace.
+  assert benchmark.difference(peer.check(*given), wanted) < 1e-4
   assert peer.warm_up() > 0
   assert peer.run(0.0)['steps_per_s'] > 0
   assert peer.finite()
@@ -331,9 +411,11 @@ def test_pytorch_absent_cuda_is_one_line(capsys):
     benchmark._torch_facts(on_gpu=True)
 
 
-def test_forward_passes_beside_pytorch(tmp_path):
+@pytest.mark.parametrize('case', ['resnet', 'stargan'])
+def test_forward_passes_beside_pytorch(case):
   torch_peer = _torch_peer()
-  job = _job() | {'torch_device': 'cpu'}
+  job = _job() if case == 'resnet' else _translation_job('lit')
+  job = job | {'torch_device': 'cpu'}
   arrays = ours.Reference().arrays(job)
   for variant in (None, 'channels-last'):
     contestant = torch_peer.Inference(job, variant, arrays)

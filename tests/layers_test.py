@@ -135,6 +135,34 @@ def test_conv_init_is_he_fan_out():
   np.testing.assert_allclose(kernel.std(), wanted, rtol=0.01)
 
 
+def test_kernel_gradients_as_products_are_the_same(monkeypatch):
+  monkeypatch.setattr(convolution, '_LARGE', 0)
+  # Of one example's patches, of three's, and of all six at once.
+  for size, pixels, outputs in ((8, 64, 5), (8, 192, 2), (4, 10_000, 3)):
+    monkeypatch.setattr(convolution, '_PIXELS', pixels)
+    for k in (2, 3, 7):
+      x, kernel = normal(0, 6, size, size, 3), normal(1, k, k, 3, outputs)
+
+      def slopes(kernel, products, x=x):
+        def loss(x, kernel):
+          y = convolution._conv(x, kernel, (1, 1), products)
+          return jnp.sum(jnp.sin(y))
+
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+      found = slopes(kernel, True)
+      wanted = slopes(kernel, False)
+      chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+      # Once more, as a critic's penalty does.
+      def penalty(kernel, products, slopes=slopes):
+        return jnp.sum(jnp.square(slopes(kernel, products)[0]))
+
+      found = jax.grad(penalty)(kernel, True)
+      wanted = jax.grad(penalty)(kernel, False)
+      np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize('groups', [1, 2])
 def test_conv_gradient_inside_loops(groups):
   ours, _ = conv_pair((3, 3), (2, 2), groups)

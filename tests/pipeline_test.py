@@ -1010,7 +1010,7 @@ def trained_pair(finished):
 # Fewer than a batch, and one batch and a rest.
 @pytest.mark.parametrize('count', [41, 503])
 def test_every_example_counts_once(count, trained_pair):
-  net, variables, _ = trained_pair[0]
+  net, variables, *_ = trained_pair[0]
   split = _split(count, 5)
   evaluate = Classify(10).evaluator(net, PREPROCESS, split)
   values = evaluate({'student': variables}).numbers

@@ -12,7 +12,8 @@ by). Cost in multiply-accumulates: a CelebA image costs the teacher 10.0 G
 forward and the student 5.2 G: for a GPU, whose times are not measured yet.
 
 FID, KID and Inception Score need InceptionV3's weights, a file that you have:
---config.scores=inception --config.inception=pt_inception-2015-12-05-6726825d.pth
+--config.scores=inception --config.inception=FILE, such as the release
+pt_inception-2015-12-05-6726825d.pth of pytorch-fid.
 Any key can be set by a flag.
 """
 
@@ -38,6 +39,7 @@ def get_config() -> ConfigDict:
   )
   del config.crop
   config.flip = True  # mirror training images half of the time
+  config.shift = 0  # pixels that training images are moved by at most
   config.batch_size = 16
   config.adam_betas = (0.5, 0.999)
 

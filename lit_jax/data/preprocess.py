@@ -1,6 +1,7 @@
 """What happens on the device to a batch before a network sees it."""
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -183,13 +184,7 @@ class ImagePreprocess:
 
     if self.crop:
       corners = mine(jax.random.randint(crop_key, (total, 2), 0, 2 * PAD + 1))
-      pads = ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0))
-
-      def cut(image, corner):
-        start = (corner[0], corner[1], 0)
-        return lax.dynamic_slice(image, start, (height, width, channels))
-
-      images = jax.vmap(cut)(jnp.pad(images, pads), corners)
+      images = _cut(images, corners, PAD, (height, width, channels), 'constant')
     if self.flip:
       mirrored = mine(jax.random.bernoulli(flip_key, shape=(total,)))
       images = jnp.where(
@@ -207,15 +202,28 @@ class ImagePreprocess:
     return dataclasses.replace(self, mean=mean, std=std)
 
 
+def _cut(images, corners, pad, shape, mode):
+  """Of each padded image the part that begins at its corner."""
+  padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode)
+
+  def cut(image, corner):
+    return lax.dynamic_slice(image, (corner[0], corner[1], 0), shape)
+
+  return jax.vmap(cut)(padded, corners)
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
   """Images, each with a label of what it shows or shall be made to show.
 
   Attributes:
     flip: whether training images are mirrored half of the time.
+    shift: pixels by which training images are moved at most, across and down;
+      their edges fill what is then uncovered.
   """
 
   flip: bool = True
+  shift: int = 0
 
   def normalize(self, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Pixels to -1 to 1, which is x / 127.5 - 1, and labels to float32.
@@ -239,8 +247,17 @@ class LabelledImages:
     first: jax.Array | int = 0,
     total: int | None = None,
   ) -> dict[str, jax.Array]:
-    """Random mirror images, and the same labels; see `Preprocess`."""
+    """Random mirror images and shifts; the same labels; see `Preprocess`."""
     image = self._images.augment(inputs['image'], key, first, total)
+    if self.shift:
+      count, *shape = image.shape
+      corners = jax.random.randint(
+        # Other draws than those of the mirror images.
+        jax.random.fold_in(key, zlib.crc32(b'shift')),
+        (total or count, 2), 0, 2 * self.shift + 1,
+      )  # fmt: skip
+      corners = lax.dynamic_slice_in_dim(corners, first, count)
+      image = _cut(image, corners, self.shift, shape, 'edge')
     return {**inputs, 'image': image}
 
   def facts(self) -> dict[str, Any]:

@@ -30,8 +30,8 @@ def load(
     data_dir: where to look; '' for $LIT_JAX_DATA, else ~/.cache/lit_jax.
     options: settings of the data set's kind. Images take `crop`, see
       ImagePreprocess; texts take `noise`, see TextPreprocess, and the fields
-      of TextOptions; images to translate take `flip`, see LabelledImages, and
-      the fields of PortraitOptions.
+      of TextOptions; images to translate take `flip` and `shift`, see
+      LabelledImages, and the fields of PortraitOptions.
 
   Returns:
     The data set with its 'train' and 'test' splits.
@@ -66,9 +66,12 @@ def _texts(name, data_dir, settings):
 
 
 def _portraits(name, data_dir, settings):
-  flip = settings.pop('flip', True)
+  augment = {'flip': settings.pop('flip', True)}
+  augment['shift'] = settings.pop('shift', 0)
+  if not 0 <= augment['shift'] <= 32:
+    raise UserError(f'shift is {augment["shift"]}; it must lie in 0 to 32')
   options = portraits.PortraitOptions(**settings)
-  return _preprocessed(portraits.load(name, data_dir, options), {'flip': flip})
+  return _preprocessed(portraits.load(name, data_dir, options), augment)
 
 
 def _preprocessed(dataset, settings):
@@ -86,7 +89,7 @@ _KINDS = (
   _Kind(
     'images to translate',
     portraits.NAMES,
-    ('flip', *_fields(portraits.PortraitOptions)),
+    ('flip', 'shift', *_fields(portraits.PortraitOptions)),
     _portraits,
   ),
 )

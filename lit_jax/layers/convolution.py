@@ -3,18 +3,22 @@
 It carries a backward pass of its own. XLA's CPU backend runs the automatic
 gradient of a convolution inside a loop through an unoptimised path (weight
 gradients over a hundred times slower); written as plain NHWC/HWIO
-convolutions, the same sums stay on the fast path. On a CPU, a grouped
-convolution becomes dense ones of several groups each, and a 1x1 convolution a
-product of matrices. On other devices convolution is XLA's own, with its
-automatic gradient. docs/performance.md has what each form gains.
+convolutions, the same sums stay on the fast path. Of large images even that is
+slow for the kernel's gradient, which can be products of matrices instead
+(`products`). On a CPU, a grouped convolution becomes dense ones of several
+groups each, and a 1x1 convolution a product of matrices. On other devices
+convolution is XLA's own, with its automatic gradient. docs/performance.md has
+what each form gains.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -25,6 +29,9 @@ _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 DENSE_WIDTH = 32
 # Channels below which it pays to fold the pixels of a 7x7 convolution.
 _FEW = 16
+# Multiply-accumulates from which on a kernel's gradient is better as products
+# of matrices, and pixels of which these take the patches at once.
+_LARGE, _PIXELS = 2 * 10**8, 1024
 
 # Fan-out He initialisation, as the original ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -46,8 +53,9 @@ def _same_padding(kernel_shape):
   return [((k - 1) // 2, (k - 1) // 2) for k in kernel_shape[:2]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x, kernel, strides):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x, kernel, strides, products):
+  del products
   return _convolve(x, kernel, strides, _same_padding(kernel.shape))
 
 
@@ -56,12 +64,13 @@ def _conv(x, kernel, strides):
 # a gradient of a gradient (a critic's penalty) keeps to these forms.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _input_gradient(kernel, dy, strides, size):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _input_gradient(kernel, dy, strides, size, products):
   """Convolution of dy, spread by the stride, with the mirrored kernel.
 
   `size` is x's (h, w), which the stride does not tell.
   """
+  del products
   kernel_shape, pads = kernel.shape[:2], _same_padding(kernel.shape)
   if strides != (1, 1):
     # An explicit pad and a plain convolution: lhs_dilation is slow on CPU.
@@ -76,9 +85,12 @@ def _input_gradient(kernel, dy, strides, size):
   return _convolve(dy, mirrored, (1, 1), padding)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _kernel_gradient(x, dy, kernel_shape, strides):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _kernel_gradient(x, dy, kernel_shape, strides, products):
   """Convolution of x with dy over the batch: channels of x are the batch."""
+  work = math.prod(kernel_shape) * dy.size * x.shape[3]
+  if products and work >= _LARGE:
+    return _patch_products(x, dy, kernel_shape)
   padding = []
   for axis, (k, s) in enumerate(zip(kernel_shape, strides, strict=True), 1):
     low = (k - 1) // 2
@@ -94,31 +106,91 @@ def _kernel_gradient(x, dy, kernel_shape, strides):
   return gradient.transpose(1, 2, 0, 3)
 
 
+def _patch_products(x, dy, kernel_shape):
+  """The kernel's gradient at stride 1, as products of matrices.
+
+  For every place of the kernel x and dy meet at another shift. Patches are
+  taken of the one that has fewer channels.
+  """
+  low = [before for before, _ in _same_padding(kernel_shape)]
+  if x.shape[3] <= dy.shape[3]:
+    return _products_of_patches(x, dy, kernel_shape, low)
+  # Shifting dy back is shifting x on.
+  high = [k - 1 - before for k, before in zip(kernel_shape, low, strict=True)]
+  found = _products_of_patches(dy, x, kernel_shape, high)
+  return found[::-1, ::-1].swapaxes(2, 3)
+
+
+def _products_of_patches(a, b, kernel_shape, before):
+  """Of every shift of a, padded so far before, the product with b, summed.
+
+  A few examples at a time, so that their patches stay in the cache.
+
+  Returns:
+    [kh, kw, channels of a, channels of b].
+  """
+  count, height, width, channels = b.shape
+  padding = [(0, 0)]
+  for axis, (k, low) in enumerate(zip(kernel_shape, before, strict=True), 1):
+    padding.append((low, b.shape[axis] + k - 1 - a.shape[axis] - low))
+  a = jnp.pad(a, [*padding, (0, 0)])
+  piece = next(
+    n
+    for n in range(1, count + 1)
+    if count % n == 0 and (n * height * width >= _PIXELS or n == count)
+  )
+  wide = jnp.promote_types(a.dtype, jnp.float32)
+
+  def add(total, pieces):
+    a, b = pieces
+    shifted = [
+      a[:, row : row + height, column : column + width]
+      for row, column in np.ndindex(*kernel_shape)
+    ]
+    patches = jnp.concatenate(shifted, -1).reshape(b.size // channels, -1)
+    product = lax.dot_general(
+      patches,
+      b.reshape(-1, channels),
+      (((0,), (0,)), ((), ())),
+      preferred_element_type=wide,
+    )
+    return total + product, None
+
+  parts = [v.reshape(-1, piece, *v.shape[1:]) for v in (a, b)]
+  rows = math.prod(kernel_shape) * a.shape[3]
+  total = lax.scan(add, jnp.zeros((rows, channels), wide), parts)[0]
+  return total.astype(a.dtype).reshape(*kernel_shape, -1, channels)
+
+
 def _keep_both(function):
   """The forward rule of a function of two arrays, which keeps them."""
   return lambda a, b, *static: (function(a, b, *static), (a, b))
 
 
-def _conv_backward(strides, kept, dy):
+def _conv_backward(strides, products, kept, dy):
   x, kernel = kept
   return (
-    _input_gradient(kernel, dy, strides, x.shape[1:3]),
-    _kernel_gradient(x, dy, kernel.shape[:2], strides),
+    _input_gradient(kernel, dy, strides, x.shape[1:3], products),
+    _kernel_gradient(x, dy, kernel.shape[:2], strides, products),
   )
 
 
-def _input_gradient_backward(strides, size, kept, u):
+def _input_gradient_backward(strides, size, products, kept, u):
   del size
   kernel, dy = kept
-  return _kernel_gradient(u, dy, kernel.shape[:2], strides), _conv(
-    u, kernel, strides
+  return (
+    _kernel_gradient(u, dy, kernel.shape[:2], strides, products),
+    _conv(u, kernel, strides, products),
   )
 
 
-def _kernel_gradient_backward(kernel_shape, strides, kept, u):
+def _kernel_gradient_backward(kernel_shape, strides, products, kept, u):
   del kernel_shape
   x, dy = kept
-  return _input_gradient(u, dy, strides, x.shape[1:3]), _conv(x, u, strides)
+  return (
+    _input_gradient(u, dy, strides, x.shape[1:3], products),
+    _conv(x, u, strides, products),
+  )
 
 
 _conv.defvjp(_keep_both(_conv), _conv_backward)
@@ -161,7 +233,7 @@ def _grouped(x, kernel, strides, groups):
   merged = _merged_groups(groups, kernel.shape[2])
   parts = groups // merged
   outputs: list[Any] = [
-    _conv(x, block_diagonal(kernel, merged), strides)
+    _conv(x, block_diagonal(kernel, merged), strides, False)
     for x, kernel in zip(
       jnp.split(x, parts, axis=3), jnp.split(kernel, parts, axis=3), strict=True
     )
@@ -199,7 +271,7 @@ def _halved(x, kernel):
   c_in, c_out = kernel.shape[2:]
   kernel = kernel.reshape(2, 2, 2, 2, c_in, c_out).transpose(0, 2, 1, 3, 4, 5)
   x = space_to_depth(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
-  return _conv(x, kernel.reshape(2, 2, 4 * c_in, c_out), (1, 1))
+  return _conv(x, kernel.reshape(2, 2, 4 * c_in, c_out), (1, 1), True)
 
 
 def _folded(x, kernel):
@@ -212,14 +284,12 @@ def _folded(x, kernel):
   size, _, c_in, c_out = kernel.shape
   half = (size + 1) // 2
   for axis in (0, 1):
-    places = [(0, 1), (1, 0)]
-    kernel = jnp.stack(
-      [
-        jnp.pad(kernel, [p if i == axis else (0, 0) for i in range(kernel.ndim)])
-        for p in places
-      ],
-      axis=-2,
-    )
+    shifted = []
+    for place in ((0, 1), (1, 0)):
+      pads = [(0, 0)] * kernel.ndim
+      pads[axis] = place
+      shifted.append(jnp.pad(kernel, pads))
+    kernel = jnp.stack(shifted, axis=-2)
   # [size + 1, size + 1, c_in, a, a, c_out]
   kernel = kernel.reshape(half, 2, half, 2, c_in, 4 * c_out)
   kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
@@ -227,10 +297,10 @@ def _folded(x, kernel):
   # What `_conv` itself does not pad, in pixels.
   rest = (size - 1) // 2 - 2 * ((half - 1) // 2)
   x = jnp.pad(x, ((0, 0), (rest, rest), (rest, rest), (0, 0)))
-  return depth_to_space(_conv(space_to_depth(x), kernel, (1, 1)))
+  return depth_to_space(_conv(space_to_depth(x), kernel, (1, 1), True))
 
 
-def conv(x, kernel, strides=(1, 1), groups=1):
+def conv(x, kernel, strides=(1, 1), groups=1, products=False) -> Any:
   """2-D convolution, zero-padded by (k - 1) // 2 on every side, no bias.
 
   Args:
@@ -238,6 +308,8 @@ def conv(x, kernel, strides=(1, 1), groups=1):
     kernel: [kh, kw, c_in / groups, c_out], same dtype as x.
     strides: step along h and w.
     groups: number of groups; must divide c_in and c_out.
+    products: whether a CPU may compute the kernel's gradient as products of
+      matrices, where that is faster; of stride 1 only, and of no groups.
 
   Returns:
     [n, h', w', c_out] in x's dtype.
@@ -254,11 +326,15 @@ def conv(x, kernel, strides=(1, 1), groups=1):
   wide = kernel.shape[0] == kernel.shape[1] == 7 and strides == (1, 1)
   if wide and even and min(kernel.shape[2:]) < _FEW:
     return _folded(x, kernel)
-  return _conv(x, kernel, strides)
+  return _conv(x, kernel, strides, products and strides == (1, 1))
 
 
 class Conv(nn.Module):
-  """`flax.linen.Conv` without bias; parameter `kernel`."""
+  """`flax.linen.Conv` without bias; parameter `kernel`.
+
+  For `products` see `conv`; the classifiers keep to the other form, in which
+  their numbers were made.
+  """
 
   features: int
   kernel_size: tuple[int, int] = (3, 3)
@@ -266,6 +342,7 @@ class Conv(nn.Module):
   groups: int = 1
   dtype: Any = jnp.float32
   kernel_init: Callable[..., jax.Array] = he_normal
+  products: bool = False
 
   @nn.compact
   def __call__(self, x):
@@ -275,4 +352,4 @@ class Conv(nn.Module):
 
   def convolve(self, x: jax.Array, kernel: jax.Array) -> Any:
     """The convolution itself, in the form that suits the device."""
-    return conv(x, kernel, self.strides, self.groups)
+    return conv(x, kernel, self.strides, self.groups, self.products)

@@ -5,6 +5,8 @@ XLA computes the weight gradient of a transposed convolution slowly on GPUs
 channels, one set for each of the four pixels that an input pixel becomes.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -37,7 +39,8 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   phases = kernel.reshape(2, 2, 2, 2, c_in, features)
   phases = phases.transpose(0, 2, 4, 1, 3, 5)
   padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  y = conv(padded, phases.reshape(2, 2, c_in, 4 * features))
+  phases = phases.reshape(2, 2, c_in, 4 * features)
+  y: Any = conv(padded, phases, products=True)
   y = y.reshape(n, h + 1, w + 1, 2, 2, features)
   rows = [
     jnp.stack([y[:, a : h + a, b : w + b, a, b] for b in (0, 1)], axis=3)

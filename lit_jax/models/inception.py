@@ -94,7 +94,8 @@ def _through(x, *units):
     if isinstance(size, int):
       size = (size, size)
     padding = 'VALID' if stride else 'SAME'
-    x = Unit(features, size, *(stride or [1]), padding, name=name)(x)
+    step = stride[0] if stride else 1
+    x = Unit(features, size, step, padding, name=name)(x)
   return x
 
 

@@ -19,7 +19,7 @@ from lit_jax.models.block import Block
 
 # PyTorch's default for a convolution: uniform within 1 / sqrt(fan in).
 _uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-_Conv = functools.partial(Conv, kernel_init=_uniform)
+_Conv = functools.partial(Conv, kernel_init=_uniform, products=True)
 # Layers of the stem and the head.
 _OUTER = 6
 _SLOPE = 0.01
@@ -170,8 +170,7 @@ class Discriminator(nn.Module):
       fan_in = 16 * h.shape[-1]
       h = _Conv(features, (4, 4), (2, 2), dtype=h.dtype, name=f'conv{i}')(h)
       bias = self.param(f'bias{i}', _within(fan_in), (features,), jnp.float32)
-      bias = bias.astype(h.dtype)[None, None, None]
-      h = nn.leaky_relu(h + bias, _SLOPE)
+      h = nn.leaky_relu(h + bias.astype(h.dtype)[None, None, None], _SLOPE)
       features *= 2
     patches = _Conv(1, dtype=h.dtype, name='realness')(h)
     # Over all that is left of the image, a convolution is a product.

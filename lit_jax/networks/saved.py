@@ -197,27 +197,38 @@ def load_others(
   """
   kept = describe(folder).others
   return {
-    name: _restored(folder, folder / _OTHERS / name, template, kept[name])
+    name: _restored(
+      folder, folder / _OTHERS / name, template, kept[name], f'the {name}'
+    )
     for name, template in templates.items()
     if name in kept and (folder / _OTHERS / name).exists()
   }
 
 
-def _restored(folder, arrays, template, wanted) -> dict[str, Any]:
+def _restored(
+  folder, arrays, template, wanted, what='the arrays'
+) -> dict[str, Any]:
   """The variables, after a look at their digest."""
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       variables = checkpointer.restore(arrays.resolve(), template)
   except Exception as error:  # Orbax raises many kinds for a damaged folder.
-    raise _unreadable(folder, first_line(error)) from None
+    raise _unreadable(folder, what, first_line(error)) from None
+  found, expected = (
+    jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+    for tree in (variables, template)
+  )
+  if found != expected:
+    # Orbax does not look at them.
+    raise _unreadable(folder, what, 'they have other shapes than are asked for')
   if digest(jax.device_get(variables)) != wanted:
-    raise _unreadable(folder, 'they are not those that were saved')
+    raise _unreadable(folder, what, 'they are not those that were saved')
   return variables
 
 
-def _unreadable(folder, why):
+def _unreadable(folder, what, why):
   return UserError(
-    f'cannot read the arrays of {folder} ({why}); copy the folder again or '
+    f'cannot read {what} of {folder} ({why}); copy the folder again or '
     'train it anew'
   )
 

@@ -27,8 +27,11 @@ Record = Mapping[str, Any]
 def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
   """Writes `report.html`, which loads nothing from anywhere else.
 
+  Sheets of images are written beside it, too, as TITLE.png.
+
   Args:
-    workdir: folder with `results.json` and, for the curves, `metrics.jsonl`.
+    workdir: folder with `results.json` and, for the curves, `metrics.jsonl`,
+      and for sheets of images their files.
 
   Returns:
     The path of the page.
@@ -41,8 +44,14 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
   source, path = workdir / 'results.json', workdir / 'report.html'
   results = _read_results(source)
   records = _read_metrics(workdir / 'metrics.jsonl')
-  page = _html(results, records, str(source))
+  # Here, as the plots below, for Pillow takes a while to load.
+  from lit_jax.report import sheets
+
+  drawn = sheets.draw(workdir, rows.of(results, str(source)))
+  page = _html(results, records, drawn, str(source))
   try:
+    for title, image in drawn.items():
+      files.write_bytes(workdir / f'{title}.png', image)
     # JSON can hold half of a surrogate pair, and UTF-8 cannot.
     files.write_text(path, page.encode('utf-8', 'replace').decode('utf-8'))
   except OSError as error:
@@ -50,7 +59,12 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
   return path
 
 
-def _html(results: Results, records: Sequence[Record], where: str) -> str:
+def _html(
+  results: Results,
+  records: Sequence[Record],
+  drawn: Mapping[str, bytes],
+  where: str,
+) -> str:
   shown = columns.of(results, where)
   found = rows.of(results, where)
   environment = jinja2.Environment(
@@ -68,6 +82,7 @@ def _html(results: Results, records: Sequence[Record], where: str) -> str:
     confusions=_confusions(found),
     class_names=_class_names(results, found),
     bars=_bars(found),
+    sheets={title: _image(png, 'png') for title, png in drawn.items()},
     **_curves(results, records, where),
   )
 
@@ -148,9 +163,9 @@ def _against(row: Row) -> str:
   return '' if teacher == TEACHER else f', against {teacher}'
 
 
-def _image(svg: bytes) -> str:
+def _image(content: bytes, kind: str = 'svg+xml') -> str:
   """A data URI: inside an <img>, names in an SVG cannot clash."""
-  return 'data:image/svg+xml;base64,' + base64.b64encode(svg).decode()
+  return f'data:image/{kind};base64,' + base64.b64encode(content).decode()
 
 
 def _confusions(found: Sequence[Row]) -> dict[str, list[list[int]]]:

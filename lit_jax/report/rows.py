@@ -12,6 +12,7 @@ results = {
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -52,7 +53,8 @@ _FIELDS: dict[str, Kind] = {
 # What a system from outside may not have.
 _NULLABLE = ('depth', 'macs', 'epochs')
 # What the page draws where a row has it.
-_PICTURES = {'confusion': list, 'ir_error': Mapping}
+_PICTURES = {'confusion': list, 'ir_error': Mapping, 'sheets': Mapping}
+_SHEET = {'file': str, 'columns': list, 'rows': int}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +212,19 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
   _check_each(blocks, Mapping, f'{where}.ir_error')
   for name, block in blocks.items():
     _check_each(block, NUMBER, f'{where}.ir_error.{name}')
+  _check_sheets(row, where)
+
+
+def _check_sheets(row: Mapping[str, Any], where: str) -> None:
+  sheets = row.get('sheets') or {}
+  _check_each(sheets, Mapping, f'{where}.sheets')
+  for title, sheet in sheets.items():
+    own = f'{where}.sheets.{title}'
+    check_fields(sheet, _SHEET, own)
+    for name in ('file', 'truth'):
+      parts = pathlib.PurePosixPath(sheet.get(name, '')).parts
+      if '..' in parts or '/' in parts:
+        raise UserError(f'{own}: {name} must be a path below the workdir')
 
 
 def _check_each(record: Mapping[str, Any], kind: Kind, where: str) -> None:

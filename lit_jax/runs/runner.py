@@ -135,9 +135,7 @@ def _judged(job: Job, workdir_: pathlib.Path, observer: Observer) -> Job:
   folder = workdir.network(workdir_, JUDGE, JUDGE)
   if not saved.exists(folder):
     own = dataclasses.replace(job, task=judge.task, dataset=judge.dataset)
-    context = Context(
-      workdir_, own.task, own.dataset, job.training, observer
-    )
+    context = Context(workdir_, own.task, own.dataset, job.training, observer)
     _train_alone(own, context, JUDGE, judge.network, judge.method, folder)
   reader = teachers.read(folder, judge.dataset, precision, judge.network)
   task = job.task.judged_by(reader, saved.describe(folder).row)

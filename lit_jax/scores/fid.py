@@ -49,13 +49,11 @@ def moments(features: np.ndarray) -> Moments:
   x = np.asarray(features, np.float64)
   if x.ndim != 2 or not x.size:
     raise ValueError(f'features of shape {x.shape}, not [n, d]')
+  if not np.isfinite(x).all():
+    raise ValueError('features that are not finite')
   mean = x.mean(0)
   x = x - mean
-  scatter = x.T @ x
-  # One number that is not finite is in the scatter's diagonal too.
-  if not np.isfinite(np.trace(scatter)):
-    raise ValueError('features that are not finite')
-  return Moments(len(x), mean, scatter)
+  return Moments(len(x), mean, x.T @ x)
 
 
 def merge(first: Moments, *others: Moments) -> Moments:
@@ -76,8 +74,7 @@ def merge(first: Moments, *others: Moments) -> Moments:
   for part in others:
     if part.mean.shape != total.mean.shape:
       raise ValueError(
-        f'features of {len(part.mean)} numbers among those of '
-        f'{len(total.mean)}'
+        f'features of {len(part.mean)} numbers among those of {len(total.mean)}'
       )
     count = total.count + part.count
     step = part.mean - total.mean
@@ -118,12 +115,11 @@ def frechet(
   Raises:
     ValueError: shapes that do not fit together.
   """
-  mean_a, mean_b = np.float64(mean_a), np.float64(mean_b)
-  covariance_a = np.asarray(covariance_a, np.float64)
-  covariance_b = np.asarray(covariance_b, np.float64)
-  shapes = [
-    np.shape(x) for x in (mean_a, covariance_a, mean_b, covariance_b)
-  ]
+  mean_a, covariance_a, mean_b, covariance_b = (
+    np.asarray(x, np.float64)
+    for x in (mean_a, covariance_a, mean_b, covariance_b)
+  )
+  shapes = [np.shape(x) for x in (mean_a, covariance_a, mean_b, covariance_b)]
   d = np.size(mean_a)
   if shapes != [(d,), (d, d)] * 2:
     raise ValueError(f'means and covariances of the shapes {shapes}')

@@ -77,9 +77,7 @@ def kid(
     raise ValueError(f'{subsets} subsets of {size}; at least 1 of 2 is needed')
   rng = np.random.default_rng(seed)
   found = [
-    squared_mmd(
-      *(x[rng.choice(len(x), size, replace=False)] for x in (a, b))
-    )
+    squared_mmd(*(x[rng.choice(len(x), size, replace=False)] for x in (a, b)))
     for _ in range(subsets)
   ]
   return Kid(float(np.mean(found)), float(np.std(found)), size)

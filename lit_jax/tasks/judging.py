@@ -5,7 +5,11 @@ Without InceptionV3's own weights nothing here is called FID.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -14,11 +18,16 @@ import numpy as np
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError, choose, names
+from lit_jax.networks import inception
 from lit_jax.report import Column
-from lit_jax.scores import fid, pixels
+from lit_jax.scores import fid, kid, pixels
+from lit_jax.scores.inception_score import inception_score
 from lit_jax.training import evaluation
 from lit_jax.training.evaluation import Reader
 from lit_jax.training.task import Selection
+
+# Mapped images that are read at once.
+_PIECE = 256
 
 
 class Translations(NamedTuple):
@@ -173,18 +182,106 @@ def pixel_numbers(shown: Translations) -> dict[str, float]:
   }
 
 
+@dataclasses.dataclass(frozen=True)
+class InceptionJudge:
+  """FID, KID and Inception Score by InceptionV3's weights; see `Judge`.
+
+  Attributes:
+    digest: of the weights' file, SHA-256.
+    variables: the weights.
+    warning: what to say beside an FID of few images.
+  """
+
+  digest: str
+  variables: Mapping[str, Any] = dataclasses.field(compare=False)
+  warning: str = ''
+  # The real images are the same after every epoch.
+  _real: dict[int, tuple[Any, Any]] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
+
+  is_trained = False
+  selects = Selection('fid', largest=False)
+
+  @property
+  def columns(self) -> tuple[Column, ...]:
+    return (
+      Column(
+        'fid', 'FID', 'number',
+        note=f'FID, KID and IS by the weights {self.digest[:8]}… that were '
+        f'given. {self.warning}'.strip(),
+      ),
+      Column('kid', 'KID', 'number', below=True),
+      Column('inception_score', 'IS', 'number'),
+    )  # fmt: skip
+
+  def trained(self, judge: Reader, row: Mapping[str, Any]) -> 'InceptionJudge':
+    del judge, row
+    return self
+
+  def numbers(self, shown: Translations) -> dict[str, float]:
+    kept = self._real.get(id(shown.images))
+    if kept is None:
+      features, _ = inception.read(self.variables, _pieces(shown.images))
+      # With the images, so that no other array takes their place in memory.
+      kept = self._real[id(shown.images)] = (shown.images, features)
+    real = kept[1]
+    fake, probabilities = inception.read(self.variables, iter(shown.fake))
+    score = inception_score(probabilities)
+    return {
+      'fid': fid.fid(fid.moments(real), fid.moments(fake)),
+      'kid': kid.kid(real, fake).mean,
+      'inception_score': score.mean,
+    }
+
+
+def _pieces(images) -> Iterator[np.ndarray]:
+  """Of mapped images a few at a time."""
+  for start in range(0, len(images), _PIECE):
+    yield images[np.arange(start, min(start + _PIECE, len(images)))]
+
+
 JUDGES = ('attributes', 'inception')
 
 
-def of(scores: str, inception: str, sha256: str) -> tuple[Judge, ...]:
-  """The judges of these names; see `Translate.of`."""
+def of(
+  scores: str, weights: str, sha256: str, images: int
+) -> tuple[Judge, ...]:
+  """The judges of these names, in the order of JUDGES.
+
+  Args:
+    scores: names in JUDGES, separated by commas; '' is none.
+    weights: InceptionV3's file, for 'inception' alone.
+    sha256: of that file, '' where it is not known.
+    images: how many real images there are to compare with.
+
+  Raises:
+    UserError: an unknown name, weights that are missing, given twice or not
+      asked for, or a file that does not hold them.
+  """
   wanted = [choose('score', n, JUDGES) for n in names(scores, 'scores')]
-  if inception and 'inception' not in wanted:
+  asked = 'inception' in wanted
+  if weights and not asked:
     raise UserError(
       f'inception names weights, and scores are {scores!r}; add inception to '
       'scores, or leave the weights out'
     )
+  if asked and not weights:
+    raise UserError(
+      'scores name inception, whose weights do not come with lit_jax; set '
+      f'inception to a file of them, such as {inception.PUBLISHED}'
+    )
+  if ',' in weights and not os.path.exists(weights):
+    raise UserError(f'inception {weights!r} gives weights twice; give one file')
   found: list[Judge] = []
   if 'attributes' in wanted:
     found.append(AttributeJudge())
+  if asked:
+    path = os.path.expanduser(weights)
+    variables = inception.load(path, sha256)
+    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    warning = fid.warning(images)
+    if warning:
+      print(warning, file=sys.stderr)
+    found.append(InceptionJudge(digest, variables, warning))
   return tuple(found)

@@ -118,7 +118,9 @@ class Translate(Task):
     return cls(
       attributes=dataset.class_names,
       exclusive=dataset.exclusive,
-      judges=judging.of(scores, inception, inception_sha256),
+      judges=judging.of(
+        scores, inception, inception_sha256, dataset.splits['test'].examples
+      ),
       targets_known=dataset.identities,
       discriminator_width=discriminator_width,
       n_critic=n_critic,
@@ -349,19 +351,24 @@ class Translate(Task):
         numbers |= judge.numbers(shown)
       numbers |= judging.pixel_numbers(shown)
       line = '  '.join(f'{name} {value:.4g}' for name, value in numbers.items())
-      sheet = self._sheet(split, own, fake)
+      sheet = self._sheet(split, fake, truths)
       return Evaluation(numbers, line, {}, {'translations': sheet})
 
     return evaluate
 
-  def _sheet(self, split, own, fake) -> Sheet:
+  def _sheet(self, split, fake, truths) -> Sheet:
     """The first image of each person, or of all, and its translations."""
     rows = np.arange(len(fake))
-    if split.labels is not None:
+    if truths is not None:
       rows = np.unique(np.asarray(split.labels[:]), return_index=True)[1]
     rows = np.sort(rows)[:_ROWS]
-    images = np.concatenate([own[rows][:, None], fake[rows]], 1)
-    return Sheet(images, ('Input', *self.attributes))
+    real = split.inputs['image']
+    given = real[rows][:, None]
+    truth = None
+    if truths is not None and (truths[rows] >= 0).all():
+      truth = np.concatenate([given, real[truths[rows]]], 1)
+    images = np.concatenate([given, fake[rows]], 1)
+    return Sheet(images, ('Input', *self.attributes), truth)
 
 
 def _generated(plan, variables, inputs) -> Any:

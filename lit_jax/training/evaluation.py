@@ -4,6 +4,7 @@ Every example counts exactly once: the last batch is padded, and the padding
 weighs nothing.
 """
 
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ from lit_jax.data.preprocess import Preprocess
 from lit_jax.training import devices
 from lit_jax.training.state import STUDENT, Variables
 
-# Large enough to be fast, small enough for any device's memory.
-_BATCH_PER_DEVICE = 250
+# Large enough to be fast, small enough for any device's memory: examples on a
+# device, and numbers that these have together where each is large.
+_BATCH_PER_DEVICE, _NUMBERS_PER_DEVICE = 250, 1_000_000
 
 Program = Callable[..., dict[str, jax.Array]]
 Sums = dict[str, np.ndarray]
@@ -99,12 +101,19 @@ def over_devices(program: Program) -> Program:
 
 
 def _batches(split: Split) -> Iterator[tuple[Split, np.ndarray]]:
-  size = _BATCH_PER_DEVICE * jax.local_device_count()
+  size = _batch_per_device(split) * jax.local_device_count()
   for start in range(0, split.examples, size):
     rows = np.arange(start, start + size)
     valid = (rows < split.examples).astype(np.float32)
     batch = split.take(np.minimum(rows, split.examples - 1))
     yield devices.shard(batch), devices.shard(valid)
+
+
+def _batch_per_device(split):
+  """So that the whole batch has at most _NUMBERS_PER_DEVICE inputs."""
+  leaves = jax.tree.leaves(split.inputs)
+  numbers = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
+  return min(_BATCH_PER_DEVICE, max(1, _NUMBERS_PER_DEVICE // numbers))
 
 
 def _total(parts) -> Sums:

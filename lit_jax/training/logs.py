@@ -1,5 +1,6 @@
 """What a run writes while it trains: metrics, TensorBoard events, pictures."""
 
+import io
 import json
 import pathlib
 from typing import Any
@@ -7,9 +8,7 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
-from PIL import Image
-
-from lit_jax.files import write_text
+from lit_jax.files import write_bytes, write_text
 from lit_jax.training.task import Sheet
 
 METRICS, PICTURES = 'metrics.jsonl', 'pictures'
@@ -56,14 +55,27 @@ def write_sheet(
     What a report needs: the file's path below the workdir, the columns'
     headings, and the number of rows.
   """
-  path = workdir / PICTURES / method / f'{title}.png'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(tiled(sheet.images)).save(path)
-  return {
-    'file': path.relative_to(workdir).as_posix(),
-    'columns': list(sheet.columns),
-    'rows': len(sheet.images),
-  }
+  folder = workdir / PICTURES / method
+  folder.mkdir(parents=True, exist_ok=True)
+  found = {'columns': list(sheet.columns), 'rows': len(sheet.images)}
+  for key, images, name in (
+    ('file', sheet.images, title),
+    ('truth', sheet.truth, f'{title}-true'),
+  ):
+    if images is not None:
+      path = folder / f'{name}.png'
+      write_bytes(path, _png(images))
+      found[key] = path.relative_to(workdir).as_posix()
+  return found
+
+
+def _png(images):
+  # Here, for Pillow takes a while to load, and few runs draw.
+  from PIL import Image
+
+  file = io.BytesIO()
+  Image.fromarray(tiled(images)).save(file, 'PNG')
+  return file.getvalue()
 
 
 class PhaseLog:
@@ -96,11 +108,11 @@ class PhaseLog:
     self, split: str, name: str, step: int, epoch: int, images: np.ndarray
   ) -> None:
     """Images as one picture, uint8 [rows, columns, h, w, 3]."""
-    picture = tiled(images)
-    self._events.add_image(f'{split}/{name}', picture, step, dataformats='HWC')
+    self._events.add_image(
+      f'{split}/{name}', tiled(images), step, dataformats='HWC'
+    )
     self._pictures.mkdir(parents=True, exist_ok=True)
-    path = self._pictures / f'{name}-{epoch:04d}.png'
-    Image.fromarray(picture).save(path)
+    write_bytes(self._pictures / f'{name}-{epoch:04d}.png', _png(images))
 
   def close(self) -> None:
     self._file.close()

@@ -1,0 +1,113 @@
+"""Sheets of images: what each method makes of the same examples, in one PNG.
+
+A row of the results names its own sheet, a file of tiles without margins. Here
+those of all methods are joined example by example, under the same headings.
+"""
+
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lit_jax.report.columns import TEACHER
+from lit_jax.report.rows import Row
+
+_EXAMPLES = 4
+_TILE = 64  # pixels that a tile has at least
+_GAP, _FONT = 3, 13
+_INK = '#1f2328'
+
+
+class _Tiles(NamedTuple):
+  """Attributes: whose they are; uint8 [examples, columns, h, w, 3]."""
+
+  name: str
+  images: np.ndarray
+
+
+def draw(workdir: pathlib.Path, found: Sequence[Row]) -> dict[str, bytes]:
+  """The joined sheets, PNG by title.
+
+  Args:
+    workdir: below which the rows' files lie; what cannot be read is left out.
+    found: the rows of the results. Of untrained networks there is nothing to
+      see, and theirs are left out.
+  """
+  shown = [r for r in found if r.epochs or r.method == TEACHER]
+  titles = dict.fromkeys(t for r in shown for t in r.value('sheets', {}))
+  drawn = {title: _joined(workdir, shown, title) for title in titles}
+  return {title: png for title, png in drawn.items() if png}
+
+
+def _joined(workdir, shown, title) -> bytes | None:
+  tiles, headings = [], ()
+  for row in shown:
+    sheet = row.value('sheets', {}).get(title)
+    if sheet is None:
+      continue
+    headings = headings or tuple(map(str, sheet['columns']))
+    if not tiles:
+      tiles += _read(workdir, 'true', sheet, 'truth')
+    tiles += _read(workdir, row.method, sheet, 'file')
+  shape = tiles[0].images.shape if tiles else ()
+  tiles = [own for own in tiles if own.images.shape == shape]
+  return _drawn(tiles, headings) if tiles else None
+
+
+def _read(workdir, name, sheet: dict[str, Any], key: str) -> list[_Tiles]:
+  """None or one."""
+  rows, columns = sheet['rows'], len(sheet['columns'])
+  try:
+    with Image.open(workdir / sheet[key]) as image:
+      pixels = np.asarray(image.convert('RGB'))
+    height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+    tiles = pixels[: rows * height, : columns * width]
+    tiles = tiles.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
+  except (OSError, ValueError, KeyError, ZeroDivisionError):
+    return []
+  return [_Tiles(name, tiles[:_EXAMPLES])]
+
+
+def _drawn(tiles: Sequence[_Tiles], headings: Sequence[str]) -> bytes:
+  examples, columns, height, width, _ = tiles[0].images.shape
+  scale = max(1, -(-_TILE // width))
+  width, height = width * scale, height * scale
+  font = ImageFont.load_default(size=_FONT)
+  left = max(int(font.getlength(own.name)) for own in tiles) + 4 * _GAP
+  lines = [_wrapped(text, font, width) for text in headings]
+  top = max(map(len, lines)) * (_FONT + 3) + 2 * _GAP
+  step = height + _GAP
+  block = len(tiles) * step + 3 * _GAP
+  size = left + columns * (width + _GAP), top + examples * block - 3 * _GAP
+  page = Image.new('RGB', size, 'white')
+  pen = ImageDraw.Draw(page)
+  for column, words in enumerate(lines):
+    x = left + column * (width + _GAP)
+    pen.multiline_text((x, _GAP), '\n'.join(words), _INK, font, spacing=3)
+  for example in range(examples):
+    for row, own in enumerate(tiles):
+      y = top + example * block + row * step
+      middle = y + (height - _FONT) // 2
+      pen.text((_GAP, middle), own.name, _INK, font)
+      for column in range(columns):
+        tile = Image.fromarray(own.images[example, column])
+        tile = tile.resize((width, height), Image.Resampling.NEAREST)
+        page.paste(tile, (left + column * (width + _GAP), y))
+  file = io.BytesIO()
+  page.save(file, 'PNG')
+  return file.getvalue()
+
+
+def _wrapped(text, font, width) -> list[str]:
+  """The words of a heading, as many a line as fit."""
+  lines = ['']
+  for word in text.replace('_', ' ').split():
+    longer = f'{lines[-1]} {word}'.strip()
+    if lines[-1] and font.getlength(longer) > width:
+      lines.append(word)
+    else:
+      lines[-1] = longer
+  return lines
