@@ -68,7 +68,13 @@ class BlockNet(nn.Module):
     Returns:
       The output, and the IRs (T_0, …, T_k).
     """
-    irs = [self.stem(x, in_training(train, 'stem'))]
+    return self.after_stem(self.stem(x, in_training(train, 'stem')), train)
+
+  def after_stem(
+    self, h: jax.Array, train: Train = False
+  ) -> tuple[Any, tuple[jax.Array, ...]]:
+    """Runs all but the stem from T_0; returns what the whole network does."""
+    irs = [h]
     for i in range(len(self.blocks)):
       irs.append(self.block(irs[-1], i, train))
     return self.head(irs[-1], in_training(train, 'head')), tuple(irs)

@@ -197,6 +197,7 @@ def lit_loss(
   teacher_outputs: tuple[Any, tuple[jax.Array, ...]] | None,
   learns: Collection[str] | None = None,
   hard_term: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None,
+  same_stem: bool = False,
 ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
   """Eq. 1 of one batch; pure, and the whole of what a LIT step minimises.
 
@@ -219,6 +220,8 @@ def lit_loss(
       whatever parameters the caller differentiates.
     hard_term: a task's own, where it is not that of `output_loss`: a function
       of the output that returns the mean over the batch, and further terms.
+    same_stem: the student's stem is the teacher's, does not learn and keeps no
+      statistics: T_0 is then taken from the teacher and not computed again.
 
   Returns:
     The loss, float32, and beside it the new batch statistics, and the terms by
@@ -227,7 +230,12 @@ def lit_loss(
   """
   learns = student.parts if learns is None else tuple(learns)
   output_q, irs_q = jax.lax.stop_gradient(teacher_outputs or (None, ()))
-  (output, irs), statistics = _apply(student, variables, learns, inputs)
+  if same_stem and irs_q:
+    (output, irs), statistics = _apply(
+      student, variables, learns, irs_q[0], method='after_stem'
+    )
+  else:
+    (output, irs), statistics = _apply(student, variables, learns, inputs)
   terms, hard, soft, ir = {}, 0.0, 0.0, 0.0
   if objective.computes('hard'):
     if hard_term is not None:

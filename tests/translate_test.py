@@ -465,8 +465,9 @@ def test_phases_give_each_learner_its_rate(
     'own', {'train': split, 'test': split}, ATTRIBUTES, LabelledImages(), NAMES
   )
   phase = phases.Phase(
-    'p', objective, 10, 1.0, optim.Adam(), 'linear', milestones=(0,)
-  )
+    'p', objective, 10, 1.0, optim.Adam(), 'linear', milestones=(0,),
+    copy=('stem',), frozen=('stem', 'head'),
+  )  # fmt: skip
   method = phases.Method('m', (phase,))
   training = phases.Training(BATCH, 0, 'fp32', 2, 'last')
   setting = train._Setting(
@@ -480,6 +481,7 @@ def test_phases_give_each_learner_its_rate(
   own = TASK.begin(learners(), None, objective, ())
   phase_run = train._phase_run(setting, 0, phase, own)
   phase_run.feed.close()
+  assert phase_run.plan.shared == ('stem',)
   periods = dict(zip(own, rates, strict=True))
   # One step an epoch: the rate falls by a tenth with each.
   for u in range(2):
@@ -575,6 +577,49 @@ def test_irs_alone_move_the_block_alone():
     strict=True,
   ):
     assert (leaf != other).all()
+
+
+def _of_teachers_parts(variables):
+  """The student's, with the teacher's stem and head."""
+  theirs = teacher_variables()['params']
+  parts = {part: theirs[part] for part in ('stem', 'head')}
+  return variables | {'params': variables['params'] | parts}
+
+
+@pytest.mark.parametrize('objective', [IR_ALONE, LIT])
+def test_a_shared_stem_is_not_run_again(objective):
+  frozen = ('stem', 'head')
+  plan = make_plan(
+    objective,
+    optimizers={STUDENT: adam(frozen), DISCRIMINATOR: adam()},
+    frozen=frozen,
+  )
+  start = begin(plan, objective)
+  student = start.student.replace(
+    params=_of_teachers_parts(learners()[STUDENT])['params']
+  )
+  start = start.replace(learners=start.learners | {STUDENT: student})
+  alone, shared = (
+    one_member.train_program(plan._replace(shared=parts), jit)
+    for parts in ((), frozen)
+  )
+  (after, metrics), (again, same) = (
+    run(program, start, SUPERBATCH, objective) for program in (alone, shared)
+  )
+  chex.assert_trees_all_close(metrics, same, rtol=1e-5)
+  chex.assert_trees_all_close(
+    after.student.params, again.student.params, atol=1e-5
+  )
+  if objective is IR_ALONE:
+    # The loop has neither the stem nor its gradient.
+    args = start, teacher_variables(), SUPERBATCH, objective, KEY
+    counts = []
+    for parts in ((), frozen):
+      program = one_member.train_program(
+        plan._replace(shared=parts), lambda f: f
+      )
+      counts.append(len(convolutions(jax.make_jaxpr(program)(*args).jaxpr)))
+    assert counts[0] - counts[1] >= 2
 
 
 def test_ir_loss_by_hand(ir_alone):

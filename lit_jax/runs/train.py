@@ -178,6 +178,7 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
       preprocess=preprocess,
       teacher_preprocess=used.preprocess if used else preprocess,
       axis_name=devices.AXIS,
+      shared=tuple(part for part in phase.frozen if part in phase.copy),
     ),
     constants=loop.Constants(
       teacher=used and used.variables,

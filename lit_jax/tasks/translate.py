@@ -307,7 +307,7 @@ class Translate(Task):
 
     return lit_loss(
       objective, plan.student, variables, asked, None, outputs, plan.learning,
-      adversarial,
+      adversarial, 'stem' in plan.shared,
     )  # fmt: skip
 
   @property

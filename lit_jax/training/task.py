@@ -36,6 +36,7 @@ class Plan(NamedTuple):
     preprocess: of the student's inputs.
     teacher_preprocess: whose `normalize` makes the teacher's inputs.
     axis_name: mapped axis over the devices, or None.
+    shared: those frozen parts that are copies of the teacher's.
   """
 
   task: 'Task'
@@ -46,6 +47,7 @@ class Plan(NamedTuple):
   preprocess: Preprocess
   teacher_preprocess: Preprocess
   axis_name: str | None = None
+  shared: tuple[str, ...] = ()
 
   @property
   def learning(self) -> tuple[str, ...]:
