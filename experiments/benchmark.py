@@ -87,7 +87,11 @@ _JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
 PEERS = ('eager', 'best')
 _OURS = ('ours', 'population')
 PRECISIONS = ('fp32', 'bf16')
-TOLERANCE = 1e-3
+# Relative, of losses. A critic's slopes jump where one of its millions of leaky
+# ReLUs is at 0; rounding decides it, and the penalty's gradient with it. The
+# first adversarial step agrees to 1e-6, later ones differ by some 1e-3, and
+# those of small networks (tests/benchmark_test.py) by less than 1e-4.
+TOLERANCE, ADVERSARIAL_TOLERANCE = 1e-3, 1e-2
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 _BAD_INPUT = 2
 # Other work on the machine costs PyTorch, whose threads spin while they wait,
@@ -302,13 +306,13 @@ def _short(number: float) -> float:
   return float(f'{number:.5g}')
 
 
-def check_same(name: str, found: float) -> None:
+def check_same(name: str, found: float, allowed: float = TOLERANCE) -> None:
   """Raises UserError unless a peer's losses are ours."""
   print(f'{name}: losses differ from ours by {found:.1e}, relatively')
-  if found > TOLERANCE:
+  if found > allowed:
     raise UserError(
       f"{name}'s losses differ from ours by {found:.1e}; more than "
-      f'{TOLERANCE:.0e} is another computation, not another speed'
+      f'{allowed:.0e} is another computation, not another speed'
     )
 
 
@@ -427,7 +431,8 @@ def _start_peer(name, variant, job, proof) -> _Started:
   )
   try:
     found = difference(process.call('check', *proof['given']), proof['losses'])
-    check_same(variant or name, found)
+    allowed = ADVERSARIAL_TOLERANCE if job['adversarial'] else TOLERANCE
+    check_same(variant or name, found, allowed)
     seconds = process.call('warm_up')
   except BaseException:
     process.close()

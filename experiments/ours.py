@@ -337,14 +337,18 @@ def _peak_memory_mb():
 
 
 def _compared(settings, student, step):
-  """Names of a step's numbers that a peer's are compared with, in order."""
+  """Names of a step's numbers that a peer's are compared with, in order.
+
+  The realness of images and the penalty are within the total alone: they pass
+  through 0, where rounding, which Adam makes more of in every step, is large
+  beside them.
+  """
   if not settings['adversarial']:
     return ('loss', *(f'ir/{name}' for name in student.block_names))
-  terms = ('real', 'fake', 'penalty', 'attributes')
-  names = ('loss', *(f'critic/{term}' for term in terms))
+  names = 'loss', 'critic/attributes'
   if (step + 1) % settings['cycle']:
     return names
-  terms = ('loss', 'fake', 'attributes', 'reconstruction')
+  terms = ('loss', 'attributes', 'reconstruction')
   return (*names, *(f'generator/{term}' for term in terms))
 
 
@@ -393,8 +397,9 @@ class Reference:
   ) -> list[list[float]]:
     """Each step's losses in float32, not augmented.
 
-    They are the total and the IR parts; of the adversarial loss, the critic's
-    total and terms, and where the generator learned too, then its own.
+    They are the total and the IR parts; of the adversarial loss the critic's
+    total and part of attributes, and where the generator learned too, then its
+    own and its reconstruction.
 
     Args:
       settings: see `job`.

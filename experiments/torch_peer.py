@@ -855,7 +855,7 @@ class Adversarial(Translation):
     return loss.detach(), torch.stack(parts).detach()
 
   def _teach_critic(self, run, images, own, targets, mix):
-    """The critic's step; its loss and the terms."""
+    """The critic's step; its loss, and the part of the attributes."""
     self._critic.requires_grad_(True)
     with self._autocast():
       with torch.no_grad():
@@ -873,7 +873,7 @@ class Adversarial(Translation):
     loss.backward()
     self._critic_optimizer.step()
     self._critic.requires_grad_(False)
-    return loss, [on_real, on_fake, penalty, wrong]
+    return loss, [wrong]
 
   def _judge(self, real, fake, own):
     """How real both are, and how far the attributes of the real are missed."""
@@ -894,7 +894,7 @@ class Adversarial(Translation):
     return (norms - 1).square().mean()
 
   def _deceive(self, images, own, targets):
-    """The generator's loss and the terms."""
+    """The generator's loss, and of it attributes and reconstruction."""
     fake, _ = self._student((images, targets))
     realness, logits = self._critic(fake)
     back, _ = self._student((fake, own))
@@ -906,7 +906,7 @@ class Adversarial(Translation):
       + weights['reconstruction'] * error
       - realness
     )
-    return loss, realness, wrong, error
+    return loss, wrong, error
 
 
 def training(job, *args) -> Training:
