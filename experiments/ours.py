@@ -297,6 +297,7 @@ def _plan(settings, precision, augments):
     preprocess=preprocess,
     teacher_preprocess=preprocess,
     axis_name=devices.AXIS,
+    shared=settings['frozen'],
   )
 
 
@@ -532,9 +533,9 @@ def step_macs(settings: Job) -> float:
 
   Of a LIT step: the teacher runs forward once. Of the student, what learns runs
   forward and has two gradients (3 times its forward pass), and the blocks after
-  the first do so twice, on two inputs. The frozen stem runs forward alone; the
-  frozen head has the gradient of its input (2 times). Where β is 0, no head
-  runs.
+  the first do so twice, on two inputs. The frozen stem runs forward alone, or
+  in translation not at all; the frozen head has the gradient of its input (2
+  times). Where β is 0, no head runs.
 
   Of an adversarial step, with a generator G and a critic D: the critic's update
   runs G forward once, and D on real and on fake images with the gradients of
@@ -559,7 +560,8 @@ def step_macs(settings: Job) -> float:
 
   def times(part):
     if part == 'stem':
-      return 1 if part in frozen else 2
+      # Translation takes the teacher's T_0 where the stem is a copy.
+      return 2 if part not in frozen else 0 if settings['translate'] else 1
     back = 1 if part in frozen else 2
     runs = 2 if part.startswith('blocks_') and part != 'blocks_0' else 1
     return runs * (1 + back)
@@ -600,6 +602,8 @@ def step_elements(settings: Job) -> float:
     if name in settings['frozen']:
       passes = EVALUATION_PASSES
     runs = 2 if name.startswith('blocks_') and name != 'blocks_0' else 1
+    if name == 'stem' and settings['translate']:
+      runs = 0
     total += EVALUATION_PASSES * teacher[name] + runs * passes * student[name]
   return total
 
