@@ -294,6 +294,9 @@ def test_a_discriminator_of_another_width(celeba, taught, tmp_path):
     ({'repeats': 0}, 'repeats is 0; at least 1'),
     ({'full_depth': 'x,'}, 'full_depth'),
     ({'method': 'judge'}, "'judge'"),
+    ({'judge.depth': 9}, 'resnet depth 9 is not of the form 6n+2'),
+    ({'train_judge.epochs': 0}, 'judge/train_judge: epochs is 0; at least 1'),
+    ({'train_judge.alpha': 0.5}, 'judge learns from labels alone'),
   ],
   ids=lambda v: '-'.join(v) if isinstance(v, dict) else '',
 )

@@ -23,6 +23,8 @@ def check(job: Job) -> Teacher | None:
   _check_network(job, teacher)
   phases.check_training(job.training, job.dataset)
   _check_names(job)
+  if job.judge is not None:
+    _check_judge(job, job.judge)
   known = {TEACHER: teacher}
   for student in job.students:
     net, method = job.build(student.network), student.method
@@ -56,6 +58,17 @@ def check(job: Job) -> Teacher | None:
       'must be 1, and nothing can be copied'
     )
   return None
+
+
+def _check_judge(job, judge):
+  net = job.build(judge.network)
+  phases.check_method(judge.method, net)
+  judge.task.check(judge.dataset, net)
+  if judge.method.needs_teacher:
+    raise UserError(
+      f'{judge.method.name} learns from labels alone: alpha and beta of its '
+      'phases must be 1, and nothing can be copied'
+    )
 
 
 def _check_others(job, teacher):
