@@ -35,14 +35,14 @@ def get_config() -> ConfigDict:
   config.train_teacher.update(
     dict(epochs=40, learning_rate=1e-3, milestones=(15,))
   )
-  config.scratch.update(dict(epochs=12, learning_rate=1e-3, milestones=(4,)))
+  config.scratch.update(dict(epochs=10, learning_rate=1e-3, milestones=(4,)))
   config.lit.update(
-    dict(epochs=6, learning_rate=2e-3, schedule='linear', milestones=(2,))
+    dict(epochs=5, learning_rate=2e-3, schedule='linear', milestones=(2,))
   )
   config.finetune.update(
-    dict(epochs=8, learning_rate=2e-4, schedule='linear', milestones=(2,))
+    dict(epochs=5, learning_rate=2e-4, schedule='linear', milestones=(2,))
   )
   config.l2.update(
-    dict(epochs=10, learning_rate=1e-3, schedule='linear', milestones=(4,))
+    dict(epochs=8, learning_rate=1e-3, schedule='linear', milestones=(3,))
   )
   return config
