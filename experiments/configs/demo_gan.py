@@ -7,7 +7,8 @@ The teacher comes with the package (lit_jax/networks/teachers/README.md): it
 gives the emoji of a person another skin tone, or makes a man a woman and back.
 LIT's student learns the six residual units in two from their input and output
 alone, all else being copied, and is then fine-tuned with the discriminator; L2
-learns from the teacher's images, scratch by the adversarial loss. All train on
+learns from the teacher's images, scratch by the adversarial loss, each for ten
+epochs. All train on
 480 images of 40 people; the table and the pictures are of ten other people. The
 networks are a quarter as wide as published, and so few images need them shifted
 and the reconstruction weighed higher; settings were chosen on five of the 40
@@ -43,6 +44,6 @@ def get_config() -> ConfigDict:
     dict(epochs=5, learning_rate=2e-4, schedule='linear', milestones=(2,))
   )
   config.l2.update(
-    dict(epochs=8, learning_rate=1e-3, schedule='linear', milestones=(3,))
+    dict(epochs=10, learning_rate=1e-3, schedule='linear', milestones=(4,))
   )
   return config
