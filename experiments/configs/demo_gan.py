@@ -8,12 +8,11 @@ gives the emoji of a person another skin tone, or makes a man a woman and back.
 LIT's student learns the six residual units in two from their input and output
 alone, all else being copied, and is then fine-tuned with the discriminator; L2
 learns from the teacher's images, scratch by the adversarial loss, each for ten
-epochs. All train on
-480 images of 40 people; the table and the pictures are of ten other people. The
-networks are a quarter as wide as published, and so few images need them shifted
-and the reconstruction weighed higher; settings were chosen on five of the 40
-people, held out (docs/results.md). Cost: some minutes on two CPU cores; the
-README has the table and the picture that came out.
+epochs. All train on 480 images of 40 people; the table and the pictures are of
+ten other people. The networks are a quarter as wide as published. So few images
+need to be shifted, and the reconstruction to be weighed higher; settings were
+chosen on five of the 40 people, held out (docs/results.md). Cost: some minutes
+on two CPU cores; the README has the table and the picture that came out.
 """
 
 from ml_collections import ConfigDict
