@@ -87,10 +87,10 @@ _JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
 PEERS = ('eager', 'best')
 _OURS = ('ours', 'population')
 PRECISIONS = ('fp32', 'bf16')
-# Relative, of losses. The first adversarial step agrees to 5e-7; later ones drift
-# apart by rounding, of which Adam makes whole steps where a gradient is little
-# else. That this is all is inferred; small networks are held to PyTorch's float64
-# in tests/stargan_test.py.
+# Relative, of losses. The first adversarial step agrees to 5e-7; later ones
+# drift apart by rounding, of which Adam makes whole steps where a gradient is
+# little else. That this is all is inferred; small networks are held to
+# PyTorch's float64 in tests/stargan_test.py.
 TOLERANCE, ADVERSARIAL_TOLERANCE = 1e-3, 1e-2
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 _BAD_INPUT = 2
