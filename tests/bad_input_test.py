@@ -145,7 +145,7 @@ BAD_KEYS = [
   ({'scratch.epochs': -3}, ['scratch/scratch', 'at least 1']),
   ({'scratch.learning_rate': 0}, ['scratch/scratch', 'learning rate is 0']),
   ({'scratch.learning_rate': 'nan'}, ['learning rate is nan']),
-  ({'scratch.schedule': 'linear'}, ["schedule 'linear'", 'steps, cosine']),
+  ({'scratch.schedule': 'step'}, ["schedule 'step'", 'steps, cosine, linear']),
   ({'train_teacher.schedule': 'exp', 'method': 'kd'}, ["schedule 'exp'"]),
   ({'train_teacher.epochs': 0, 'method': 'kd'}, ['teacher/train_teacher']),
   ({'train_teacher.alpha': 0.5, 'method': 'kd'}, ['labels alone', 'must be 1']),

@@ -168,7 +168,7 @@ def test_weights_are_read_checked_and_few_images_said(
     ('inception', '', 'do not come with lit_jax'),
     ('attributes', 'a.pth', 'add inception to scores'),
     ('inception', 'a.pth,b.pth', 'gives weights twice'),
-    ('inception', 'none.pth', 'none.pth'),
+    ('inception', 'none.safetensors', 'none.safetensors'),
     ('lpips', '', "score 'lpips'"),
     ('attributes,attributes', '', 'repeated'),
   ],

@@ -76,9 +76,19 @@ def test_warm_up_before_cosine():
   )
 
 
+@pytest.mark.parametrize('warmup', [0.0, 1.0])
+def test_linear_schedule_falls_to_zero_after_its_milestone(warmup):
+  rate = optim.schedule(
+    'linear', 0.1, 10, 4, milestones=(2,), warmup_epochs=warmup
+  )
+  found = [float(rate(step)) for step in (10, 20, 30, 39, 40)]
+  np.testing.assert_allclose(found, [0.1, 0.1, 0.05, 0.005, 0], atol=1e-7)
+  assert float(rate(5)) == pytest.approx(0.05 if warmup else 0.1)
+
+
 def test_schedule_refuses_other_kinds():
-  with pytest.raises(UserError, match=r"'linear'.*steps, cosine"):
-    optim.schedule('linear', 0.1, 10, 4)
+  with pytest.raises(UserError, match=r"'poly'.*steps, cosine, linear"):
+    optim.schedule('poly', 0.1, 10, 4)
 
 
 def test_labels_cover_every_parameter(tiny):

@@ -1031,7 +1031,7 @@ def test_ir_errors_of_the_teacher_itself(trained_pair):
 
 
 def test_ir_errors_by_numpy(trained_pair):
-  (teacher, teacher_variables, _), (student, variables, _) = trained_pair
+  (teacher, teacher_variables, *_), (student, variables, *_) = trained_pair
   split = _split(503, 5)
   found = evaluation.ir_errors(*trained_pair, split)
   targets = [

@@ -127,7 +127,7 @@ def plain_step(tiny, objective, before, x, labels):
   grads, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(own.params)
   updates, opt_state = OPTIMIZER.update(grads, own.opt_state, own.params)
   after = state.Learner(
-    optax.apply_updates(own.params, updates), batch_stats, opt_state
+    optax.apply_updates(own.params, updates), batch_stats, opt_state, None
   )
   learners = {state.STUDENT: after}
   return before.replace(step=before.step + 1, learners=learners), metrics
@@ -626,7 +626,7 @@ def test_float16_overflow_on_one_device_skips_the_step_on_both(tiny):
     assert (skipped.step, skipped.skipped) == (1, 1)
     assert skipped.student.loss_scale.scale == scale / 2
     assert (metrics['skipped'][0], metrics['loss_scale'][0]) == (1, scale / 2)
-    chex.assert_trees_all_equal(skipped.student, start.student)
+    chex.assert_trees_all_equal(skipped.student, halved.student)
     # The second step is taken, as if it were the first at that scale.
     two = one._replace(count=np.int32(2))
     both, metrics = run(tiny, program, start, two)
