@@ -17,9 +17,6 @@ _HEADINGS = {
   'accuracy': 'Accuracy %',
   'balanced_accuracy': 'Balanced %',
   'attribute_accuracy': 'Attributes %',
-  'attribute_distance': 'Attr. distance',
-  'l1': 'L1',
-  'psnr': 'PSNR',
   'latency_ms.128': 'Speed-up at batch 128',
 }
 
