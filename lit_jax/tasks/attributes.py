@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -18,15 +17,15 @@ from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError
-from lit_jax.objectives import lit_loss
 from lit_jax.report import Column
-from lit_jax.training import evaluation, steps
-from lit_jax.training.state import STUDENT, Learners, copy_parts
-from lit_jax.training.task import Evaluation, Selection, Task
+from lit_jax.tasks.one_network import OneNetwork
+from lit_jax.training import evaluation
+from lit_jax.training.state import STUDENT, Learners
+from lit_jax.training.task import Evaluation, Selection
 
 
 @dataclasses.dataclass(frozen=True)
-class Attributes(Task):
+class Attributes(OneNetwork):
   """The task of telling attributes; see `training.task.Task`.
 
   Attributes:
@@ -69,36 +68,8 @@ class Attributes(Task):
           f'{count} of 0 and 1 for each image'
         )
 
-  def fresh(self, student: BlockNet, key: jax.Array) -> Learners:
-    return {STUDENT: blocks.init(student, key)}
-
-  def begin(self, learners, teacher, objective, copy) -> Learners:
-    del objective
-    source = teacher[STUDENT] if teacher else {}
-    return {STUDENT: copy_parts(source, learners[STUDENT], copy)}
-
-  def prepare(self, plan, objective, teacher, superbatch, step, key):
-    inputs = steps.augmented(plan, superbatch.inputs, step, key)
-    targets = steps.teacher_outputs(plan, objective, teacher, inputs)
-    return inputs, superbatch.labels, targets
-
-  def step(self, plan, state, step, objective, batch):
-    del step
-    inputs, labels, targets = batch
-    x = plan.preprocess.normalize(inputs)
-    statistics = state.student.batch_stats
-
-    def wrong(logits):
-      return _cross_entropy(logits, labels).mean(), {}
-
-    def loss(params):
-      variables = {'params': params, 'batch_stats': statistics}
-      return lit_loss(
-        objective, plan.student, variables, x, None, targets, plan.learning,
-        wrong,
-      )  # fmt: skip
-
-    return steps.update(plan, state, loss)
+  def hard_term(self, labels):
+    return lambda logits: (_cross_entropy(logits, labels).mean(), {})
 
   def evaluator(
     self, student: BlockNet, preprocess: Preprocess, split: Split

@@ -16,19 +16,19 @@ from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError
-from lit_jax.objectives import lit_loss
 from lit_jax.report import Column
 from lit_jax.scores.accuracy import accuracies
-from lit_jax.training import evaluation, steps
-from lit_jax.training.state import STUDENT, Learners, copy_parts
-from lit_jax.training.task import Evaluation, Selection, Task
+from lit_jax.tasks.one_network import OneNetwork
+from lit_jax.training import evaluation
+from lit_jax.training.state import STUDENT, Learners
+from lit_jax.training.task import Evaluation, Selection
 
 # Of many classes a confusion matrix is a page of zeros.
 _CONFUSION_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify(Task):
+class Classify(OneNetwork):
   """The task of telling classes apart; see `training.task.Task`.
 
   Attributes:
@@ -81,33 +81,6 @@ class Classify(Task):
           f'{dataset.name}, split {name}: labels from {labels.min()} to '
           f'{labels.max()}; they must lie in 0 to {self.classes - 1}'
         )
-
-  def fresh(self, student: BlockNet, key: jax.Array) -> Learners:
-    return {STUDENT: blocks.init(student, key)}
-
-  def begin(self, learners, teacher, objective, copy) -> Learners:
-    del objective
-    source = teacher[STUDENT] if teacher else {}
-    return {STUDENT: copy_parts(source, learners[STUDENT], copy)}
-
-  def prepare(self, plan, objective, teacher, superbatch, step, key):
-    inputs = steps.augmented(plan, superbatch.inputs, step, key)
-    targets = steps.teacher_outputs(plan, objective, teacher, inputs)
-    return inputs, superbatch.labels, targets
-
-  def step(self, plan, state, step, objective, batch):
-    del step
-    inputs, labels, targets = batch
-    x = plan.preprocess.normalize(inputs)
-    statistics = state.student.batch_stats
-
-    def loss(params):
-      variables = {'params': params, 'batch_stats': statistics}
-      return lit_loss(
-        objective, plan.student, variables, x, labels, targets, plan.learning
-      )
-
-    return steps.update(plan, state, loss)
 
   def evaluator(
     self, student: BlockNet, preprocess: Preprocess, split: Split
