@@ -136,6 +136,13 @@ def cut_shapes(net: BlockNet) -> dict[str, Any]:
   }
 
 
+def infer(
+  net: BlockNet, variables: Mapping[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+  """`net.apply` in evaluation mode: the output and IRs, or one block's."""
+  return net.apply(variables, *args, **kwargs)
+
+
 def part_function(net: BlockNet, name: str) -> Callable[..., jax.Array]:
   """One part in evaluation mode: a function of the variables and its input."""
   if name in net.block_names:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 import numpy as np
 
+from lit_jax.blocks import infer
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError, choose, names
@@ -145,16 +146,12 @@ class AttributeJudge:
     def program(variables, images, labels):
       del labels
       x = reader.preprocess.normalize(images)
-      logits, irs = _infer(reader.net, variables, x)
+      logits, irs = infer(reader.net, variables, x)
       return logits, irs[-1].astype(jnp.float32).mean((1, 2))
 
     run = evaluation.outputs(program, Split(images, None))
     logits, features = zip(*run(reader.variables), strict=True)
     return np.concatenate(logits), np.concatenate(features)
-
-
-def _infer(net, variables, x) -> Any:
-  return net.apply(variables, x)
 
 
 def images_alone(dataset: Dataset) -> Dataset:

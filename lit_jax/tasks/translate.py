@@ -27,7 +27,7 @@ import optax
 from jax import lax
 
 from lit_jax import blocks
-from lit_jax.blocks import BlockNet
+from lit_jax.blocks import BlockNet, infer
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError
@@ -493,8 +493,8 @@ def translation_program(
 
     def translate(label):
       read = preprocess.normalize(inputs | {'label': label})
-      fake, _ = _infer(net, variables, read)
-      back, _ = _infer(net, variables, own | {'image': fake})
+      fake, _ = infer(net, variables, read)
+      back, _ = infer(net, variables, own | {'image': fake})
       return {
         'images': jnp.round((jnp.clip(fake, -1, 1) + 1) * 127.5).astype(
           jnp.uint8
@@ -507,8 +507,3 @@ def translation_program(
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
 
   return program
-
-
-def _infer(net, variables, x) -> Any:
-  """The network in evaluation mode."""
-  return net.apply(variables, x)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from lit_jax import losses
-from lit_jax.blocks import BlockNet
+from lit_jax.blocks import BlockNet, infer
 from lit_jax.data.dataset import Split
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.training import devices
@@ -193,12 +193,12 @@ def ir_error_program(
   def program(teacher_variables, variables, inputs, labels, valid):
     del labels
     x = teacher_preprocess.normalize(inputs)
-    _, targets = _infer(teacher, teacher_variables, x)
-    _, own = _infer(student, variables, preprocess.normalize(inputs))
+    _, targets = infer(teacher, teacher_variables, x)
+    _, own = infer(student, variables, preprocess.normalize(inputs))
     rows = {'teacher_input': [], 'own_input': [], 'sum': [], 'square': []}
     for i in range(len(student.blocks)):
       target = targets[i + 1].astype(jnp.float32)
-      fed = _infer(student, variables, targets[i], i, method='block')
+      fed = infer(student, variables, targets[i], i, method='block')
       rows['teacher_input'].append(losses.l2(fed, target))
       rows['own_input'].append(losses.l2(own[i + 1], target))
       axes = tuple(range(1, target.ndim))
@@ -210,8 +210,3 @@ def ir_error_program(
     return sums | {'examples': valid.sum()}
 
   return program
-
-
-def _infer(net, variables, *args, **kwargs) -> Any:
-  """The network in evaluation mode."""
-  return net.apply(variables, *args, **kwargs)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from lit_jax.blocks import infer
 from lit_jax.layers import on_cpu, shared_statistics
 from lit_jax.objectives import Objective
 from lit_jax.training.state import STUDENT, TrainState, Variables
@@ -123,7 +124,7 @@ def teacher_outputs(
 
   def run(inputs):
     x = plan.teacher_preprocess.normalize(inputs)
-    output, irs = _infer(net, teacher, x)
+    output, irs = infer(net, teacher, x)
     # What is not compared is not computed either.
     return (
       output if objective.computes('soft') else None,
@@ -138,11 +139,6 @@ def teacher_outputs(
     lambda t: t.reshape((*lead, *t.shape[2:])), lax.map(run, rows)
   )
   return lax.stop_gradient(outputs)
-
-
-def _infer(net, variables, x) -> Any:
-  """The network in evaluation mode."""
-  return net.apply(variables, x)
 
 
 def update(
