@@ -136,9 +136,7 @@ def cut_shapes(net: BlockNet) -> dict[str, Any]:
   }
 
 
-def infer(
-  net: BlockNet, variables: Mapping[str, Any], *args: Any, **kwargs: Any
-) -> Any:
+def infer(net: BlockNet, variables: Any, *args: Any, **kwargs: Any) -> Any:
   """`net.apply` in evaluation mode: the output and IRs, or one block's."""
   return net.apply(variables, *args, **kwargs)
 

@@ -5,11 +5,12 @@ Without InceptionV3's own weights nothing here is called FID.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -57,6 +58,19 @@ class Translations(NamedTuple):
     return self.truths >= 0
 
 
+class _Kept:
+  """What was made of the real images, which are the same after every epoch."""
+
+  def __init__(self):
+    self._found: dict[int, tuple[Any, Any]] = {}
+
+  def __call__(self, images: Any, make: Callable[[Any], Any]) -> Any:
+    if id(images) not in self._found:
+      # With the images, so that no other array takes their place in memory.
+      self._found[id(images)] = images, make(images)
+    return self._found[id(images)][1]
+
+
 class Judge(Protocol):
   """One kind of scores; hashable.
 
@@ -94,6 +108,7 @@ class AttributeJudge:
 
   reader: Reader | None = dataclasses.field(default=None, compare=False)
   exact: float = 0.0
+  _real: _Kept = dataclasses.field(default_factory=_Kept, compare=False)
 
   is_trained = True
   selects = Selection('attribute_accuracy')
@@ -121,18 +136,18 @@ class AttributeJudge:
     return AttributeJudge(judge, row['exact'])
 
   def numbers(self, shown: Translations) -> dict[str, float]:
-    assert self.reader is not None
-    logits, features = self._read(shown.fake.reshape(-1, *shown.fake.shape[2:]))
+    logits, fake = self._read(shown.fake.reshape(-1, *shown.fake.shape[2:]))
     asked = shown.asked.reshape(len(logits), -1)
     changed = (shown.asked != shown.label[:, None]).any(-1).reshape(-1)
     exact = ((logits > 0) == (asked > 0)).all(-1)
     # Against the true images where they are known, which have the attributes
     # that were asked for; else against all.
-    known = shown.known.reshape(-1)
-    real, fake = shown.images, features
-    if shown.truths is not None and known.any():
-      real, fake = real[shown.truths.reshape(-1)[known]], features[known]
-    _, real = self._read(real)
+    _, real = self._real(shown.images, self._read)
+    if shown.truths is not None and shown.known.any():
+      real, fake = (
+        real[shown.truths[shown.known]],
+        fake[shown.known.reshape(-1)],
+      )
     return {
       'attribute_accuracy': float(exact[changed].mean()),
       'attribute_distance': fid.fid(fid.moments(real), fid.moments(fake)),
@@ -140,6 +155,14 @@ class AttributeJudge:
 
   def _read(self, images) -> tuple[np.ndarray, np.ndarray]:
     """Logits and features of images."""
+    assert self.reader is not None
+    parts = self._outputs(Split(images, None), self.reader.variables)
+    logits, features = zip(*parts, strict=True)
+    return np.concatenate(logits), np.concatenate(features)
+
+  @functools.cached_property
+  def _outputs(self):
+    """Compiled once, not after every epoch."""
     reader = self.reader
     assert reader is not None
 
@@ -149,9 +172,7 @@ class AttributeJudge:
       logits, irs = infer(reader.net, variables, x)
       return logits, irs[-1].astype(jnp.float32).mean((1, 2))
 
-    run = evaluation.outputs(program, Split(images, None))
-    logits, features = zip(*run(reader.variables), strict=True)
-    return np.concatenate(logits), np.concatenate(features)
+    return evaluation.outputs(program)
 
 
 def images_alone(dataset: Dataset) -> Dataset:
@@ -169,10 +190,10 @@ def images_alone(dataset: Dataset) -> Dataset:
 
 def pixel_numbers(shown: Translations) -> dict[str, float]:
   """L1, in steps of uint8, and PSNR, of what has a true image to match."""
-  known = shown.known
-  if shown.truths is None or not known.any():
+  if shown.truths is None or not shown.known.any():
     return {}
-  true, fake = shown.images[shown.truths[known]], shown.fake[known]
+  true = shown.images[shown.truths[shown.known]]
+  fake = shown.fake[shown.known]
   return {
     'l1': 255 * float(pixels.l1(fake, true).mean()),
     'psnr': pixels.mean_psnr(pixels.psnr(fake, true)),
@@ -192,10 +213,7 @@ class InceptionJudge:
   digest: str
   variables: Mapping[str, Any] = dataclasses.field(compare=False)
   warning: str = ''
-  # The real images are the same after every epoch.
-  _real: dict[int, tuple[Any, Any]] = dataclasses.field(
-    default_factory=dict, compare=False
-  )
+  _real: _Kept = dataclasses.field(default_factory=_Kept, compare=False)
 
   is_trained = False
   selects = Selection('fid', largest=False)
@@ -217,12 +235,7 @@ class InceptionJudge:
     return self
 
   def numbers(self, shown: Translations) -> dict[str, float]:
-    kept = self._real.get(id(shown.images))
-    if kept is None:
-      features, _ = inception.read(self.variables, _pieces(shown.images))
-      # With the images, so that no other array takes their place in memory.
-      kept = self._real[id(shown.images)] = (shown.images, features)
-    real = kept[1]
+    real = self._real(shown.images, self._features)
     fake, probabilities = inception.read(self.variables, iter(shown.fake))
     score = inception_score(probabilities)
     return {
@@ -230,6 +243,9 @@ class InceptionJudge:
       'kid': kid.kid(real, fake).mean,
       'inception_score': score.mean,
     }
+
+  def _features(self, images) -> np.ndarray:
+    return inception.read(self.variables, _pieces(images))[0]
 
 
 def _pieces(images) -> Iterator[np.ndarray]:

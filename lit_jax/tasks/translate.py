@@ -337,12 +337,11 @@ class Translate(Task):
     targets = asked_labels(label, self.exclusive)
     truths = true_images(split, targets)
     own = split.inputs['image']
-    translated = evaluation.outputs(
-      translation_program(student, preprocess), Split(split.inputs, targets)
-    )
+    asked = Split(split.inputs, targets)
+    translated = evaluation.outputs(translation_program(student, preprocess))
 
     def evaluate(learners: Learners) -> Evaluation:
-      parts = list(translated(learners[STUDENT]))
+      parts = list(translated(asked, learners[STUDENT]))
       fake = np.concatenate([part['images'] for part in parts])
       error = np.concatenate([part['reconstruction'] for part in parts])
       numbers = {'loss': float(error.mean(dtype=np.float64))}

@@ -50,19 +50,17 @@ def summed(program: Program, split: Split) -> Callable[..., Sums]:
   return run
 
 
-def outputs(
-  program: Callable[..., Any], split: Split
-) -> Callable[..., Iterator[Any]]:
-  """A function that runs a program over a split.
+def outputs(program: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+  """A function that runs a program over splits.
 
   Args:
-    program: pure; of whatever the function is called with, and a batch's
-      inputs and labels. Returns leaves [n, …].
-    split: whose leaves [N, …] make the batches.
+    program: pure; of whatever the function is called with after the split, and
+      a batch's inputs and labels. Returns leaves [n, …].
 
   Returns:
-    A function of the same leading arguments that gives the program's outputs
-    batch by batch, on the host, without padding.
+    A function of a split, whose leaves [N, …] make the batches, and of those
+    arguments, that gives the program's outputs batch by batch, on the host,
+    without padding. It compiles once for batches of one shape.
   """
 
   def batch(arguments, batch, valid):
@@ -71,7 +69,7 @@ def outputs(
 
   mapped = devices.map_outputs(batch)
 
-  def run(*arguments: Any) -> Iterator[Any]:
+  def run(split: Split, *arguments: Any) -> Iterator[Any]:
     done = 0
     for batch, valid in _batches(split):
       out = jax.device_get(mapped(arguments, batch, valid))
