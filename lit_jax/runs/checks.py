@@ -52,11 +52,7 @@ def check(job: Job) -> Teacher | None:
   _check_statistics(teacher)
   phases.check_method(job.teacher_method, teacher, job.task.learners)
   _check_output_loss(job, job.teacher_method)
-  if job.teacher_method.needs_teacher:
-    raise UserError(
-      'the teacher learns from labels alone: alpha and beta of its phases '
-      'must be 1, and nothing can be copied'
-    )
+  _check_labels_alone('the teacher', job.teacher_method)
   return None
 
 
@@ -64,10 +60,14 @@ def _check_judge(job, judge):
   net = job.build(judge.network)
   phases.check_method(judge.method, net)
   judge.task.check(judge.dataset, net)
-  if judge.method.needs_teacher:
+  _check_labels_alone('the judge', judge.method)
+
+
+def _check_labels_alone(who, method):
+  if method.needs_teacher:
     raise UserError(
-      f'{judge.method.name} learns from labels alone: alpha and beta of its '
-      'phases must be 1, and nothing can be copied'
+      f'{who} learns from labels alone: alpha and beta of its phases must be '
+      '1, and nothing can be copied'
     )
 
 
