@@ -1,5 +1,10 @@
 """Checks that every source of images shares."""
 
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable
+
 import numpy as np
 
 from lit_jax.errors import UserError, reason
@@ -12,6 +17,27 @@ def read(path: str, fix: str) -> bytes:
       return f.read()
   except OSError as e:
     raise UserError(f'{path}: cannot be read ({reason(e)}); {fix}') from e
+
+
+def read_arrays(
+  path: str, names: Iterable[str], fix: str
+) -> dict[str, np.ndarray]:
+  """These arrays of an `.npz`; UserError, which ends with `fix`, if damaged."""
+  raw = io.BytesIO(read(path, fix))
+  try:
+    with np.load(raw) as arrays:
+      return {name: arrays[name] for name in names}
+  except (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as e:
+    raise UserError(f'{path}: is damaged ({reason(e)}); {fix}') from e
 
 
 def check_size(found: int, size: int, where: str, fix: str) -> None:

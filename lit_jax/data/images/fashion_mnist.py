@@ -1,9 +1,7 @@
 """Fashion-MNIST, and the cut of it that is part of lit_jax."""
 
 import gzip
-import io
 import os
-import zipfile
 import zlib
 from typing import Any
 
@@ -135,23 +133,9 @@ def _idx(path: str, magic: int, shape: tuple[int, ...], fix: str) -> np.ndarray:
 
 
 def _mini() -> dict[str, Split]:
-  raw = io.BytesIO(checks.read(_MINI_PATH, _MINI_FIX))
-  try:
-    with np.load(raw) as arrays:
-      return {s: _mini_split(s, arrays) for s in _MINI_COUNTS}
-  except (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    AttributeError,
-    TypeError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as e:
-    raise UserError(
-      f'{_MINI_PATH}: is damaged ({reason(e)}); {_MINI_FIX}'
-    ) from e
+  names = [f'{s}_{kind}' for s in _MINI_COUNTS for kind in ('images', 'labels')]
+  arrays = checks.read_arrays(_MINI_PATH, names, _MINI_FIX)
+  return {s: _mini_split(s, arrays) for s in _MINI_COUNTS}
 
 
 def _mini_split(split: str, arrays: Any) -> Split:

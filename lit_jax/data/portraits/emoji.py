@@ -5,10 +5,7 @@ translation has a true target: another image of the same person.
 """
 
 import hashlib
-import io
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +13,7 @@ import numpy as np
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.images import checks
 from lit_jax.data.preprocess import LabelledImages
-from lit_jax.errors import UserError, choose, reason
+from lit_jax.errors import UserError, choose
 
 NAME = 'emoji_portraits'
 TONES = ('Light', 'Medium light', 'Medium', 'Medium dark', 'Dark')
@@ -91,21 +88,7 @@ def load(attributes: Sequence[str] = (), image_size: int = 32) -> Dataset:
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
   """Images uint8 [people, variants, 64, 64, 3], and the test people."""
-  raw = io.BytesIO(checks.read(_PATH, _FIX))
-  try:
-    with np.load(raw) as arrays:
-      found = {name: arrays[name] for name in _SHAPES}
-  except (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    AttributeError,
-    TypeError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as e:
-    raise UserError(f'{_PATH}: is damaged ({reason(e)}); {_FIX}') from e
+  found = checks.read_arrays(_PATH, _SHAPES, _FIX)
   for name, array in found.items():
     if array.shape != _SHAPES[name] or array.dtype != np.uint8:
       raise UserError(
