@@ -3,14 +3,16 @@
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import pathlib
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from typing import Any
 
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, reason
 from lit_jax.files import sync_folder
 
 # Every entry has this file, which is written last.
@@ -70,6 +72,29 @@ def writing(entry: str, what: str) -> Iterator[Room]:
       shutil.rmtree(folder, ignore_errors=True)
     if lock is not None:
       os.close(lock)
+
+
+@contextlib.contextmanager
+def reading(entry: str, what: str) -> Iterator[dict[str, Any]]:
+  """What META of an entry says; errors within are UserErrors that name it.
+
+  Args:
+    entry: its folder.
+    what: it holds, in the plural, for the message.
+
+  Raises:
+    UserError: the entry is damaged, or the block finds that it cannot be used.
+  """
+  try:
+    with open(os.path.join(entry, META)) as f:
+      meta = json.load(f)
+    yield meta
+  except (OSError, EOFError, KeyError, TypeError, ValueError) as e:
+    fault = f'lacks {e}' if isinstance(e, KeyError) else reason(e)
+    raise UserError(
+      f'{entry}: these {what} cannot be used ({fault}); delete that folder and '
+      'start again'
+    ) from e
 
 
 def _rename(folder: str, entry: str) -> None:

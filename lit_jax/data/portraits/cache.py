@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.data import entries
-from lit_jax.errors import UserError, reason
+from lit_jax.errors import UserError
 from lit_jax.files import sync, write_json
 
 SPLITS = ('train', 'test')
@@ -133,9 +133,7 @@ def read(entry: str, size: int) -> Entry:
   Raises:
     UserError: it is damaged, or of another size.
   """
-  try:
-    with open(os.path.join(entry, entries.META)) as f:
-      meta = json.load(f)
+  with entries.reading(entry, 'decoded images') as meta:
     if meta['format'] != _FORMAT:
       raise ValueError(f'their format is {meta["format"]}, not {_FORMAT}')
     if meta['size'] != size:
@@ -148,12 +146,6 @@ def read(entry: str, size: int) -> Entry:
       shape = (int(meta['counts'][split]), size, size, 3)
       splits[split] = _split(entry, split, shape, len(names))
     return Entry(splits, names, str(meta['content']), dict(meta['notes']))
-  except (OSError, EOFError, KeyError, TypeError, ValueError) as e:
-    fault = f'lacks {e}' if isinstance(e, KeyError) else reason(e)
-    raise UserError(
-      f'{entry}: these decoded images cannot be used ({fault}); delete that '
-      'folder and start again'
-    ) from e
 
 
 def _split(entry, split, shape, columns):

@@ -17,7 +17,6 @@ import numpy as np
 from lit_jax.data import entries
 from lit_jax.data.dataset import Split
 from lit_jax.data.texts import characters
-from lit_jax.errors import UserError, reason
 from lit_jax.files import sync, write_json
 
 _FORMAT = 1
@@ -133,9 +132,7 @@ def read(
   Raises:
     UserError: it is damaged, or of another length or alphabet.
   """
-  try:
-    with open(os.path.join(entry, entries.META)) as f:
-      meta = json.load(f)
+  with entries.reading(entry, 'encoded texts') as meta:
     _check(meta, os.path.basename(entry), length)
     classes = tuple(map(str, meta['classes']))
     splits = {
@@ -146,12 +143,6 @@ def read(
       if labels.min() < 0 or labels.max() >= len(classes):
         raise ValueError(f'{split} has labels outside 0 to {len(classes) - 1}')
     return splits, classes, dict(meta['notes'])
-  except (OSError, EOFError, KeyError, TypeError, ValueError) as e:
-    fault = f'lacks {e}' if isinstance(e, KeyError) else reason(e)
-    raise UserError(
-      f'{entry}: these encoded texts cannot be used ({fault}); delete that '
-      'folder and start again'
-    ) from e
 
 
 def _check(meta: Any, name: str, length: int) -> None:
