@@ -203,13 +203,13 @@ def test_float16_scales_of_each_member(tiny, form):
 @pytest.mark.parametrize('shared, rows', [(True, [C * BATCH]), (False, None)])
 def test_the_teacher_runs_once_on_shared_data(tiny, monkeypatch, shared, rows):
   seen = []
-  infer = steps._infer
+  infer = steps.infer
 
   def counting(net, variables, x):
     seen.append(x.shape[0])
     return infer(net, variables, x)
 
-  monkeypatch.setattr(steps, '_infer', counting)
+  monkeypatch.setattr(steps, 'infer', counting)
   plan = make_plan(tiny)
   # Members unrolled, so that each one's pass is seen.
   monkeypatch.setattr(
