@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from lit_jax import layers
-from lit_jax.layers import convolution
+from lit_jax.layers import convolution, winograd
 
 # Sums of at most some hundred products of order 1, in another order.
 close = functools.partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-5)
@@ -244,6 +244,71 @@ def test_block_diagonal_is_the_same_convolution():
   assert dense.shape == (3, 3, 6, 9)
   close(layers.conv(x, dense), layers.conv(x, kernel, groups=3))
   assert layers.block_diagonal(kernel, 1) is kernel
+
+
+# Products of matrices, where a layer allows them.
+
+# Images, kernel, stride, and whether that takes a form of its own.
+PRODUCTS = {
+  'winograd, pieces': ((3, 32, 32, 64), (3, 3, 64, 70), 1, 'winograd'),
+  'winograd, at once': ((40, 6, 4, 70), (3, 3, 70, 64), 1, 'winograd'),
+  'odd height': ((16, 15, 6, 64), (3, 3, 64, 64), 1, None),
+  'odd width': ((16, 6, 15, 64), (3, 3, 64, 64), 1, None),
+  'few channels': ((16, 8, 8, 60), (3, 3, 60, 64), 1, None),
+  'few outputs': ((16, 8, 8, 64), (3, 3, 64, 60), 1, None),
+  '2x2': ((3, 9, 7, 5), (2, 2, 5, 8), 1, None),
+  'heavy': ((2, 4, 6, 3), (3, 3, 3, 16), 1, '_of_patches'),
+  'heavy stride': ((2, 4, 6, 5), (4, 4, 5, 8), 2, '_of_patches'),
+  'heavy stride, odd': ((2, 5, 3, 5), (4, 4, 5, 8), 2, '_of_patches'),
+  'not heavy': ((4, 4, 8, 5), (3, 3, 5, 14), 1, None),
+}
+
+
+@pytest.mark.parametrize('case', PRODUCTS)
+def test_products_are_the_defined_convolution(case, monkeypatch):
+  shape, kernel_shape, stride, wanted_form = PRODUCTS[case]
+  x, strides = normal(0, *shape), (stride, stride)
+  kernel = normal(1, *kernel_shape) / np.prod(kernel_shape[:3]) ** 0.5
+  taken = set()
+  for module, name in (
+    (winograd, 'convolve'),
+    (winograd, 'kernel_gradient'),
+    (convolution, '_of_patches'),
+  ):
+    form = getattr(module, name)
+
+    def noted(*args, name=name, form=form):
+      taken.add(name)
+      return form(*args)
+
+    monkeypatch.setattr(module, name, noted)
+  found = orders(
+    lambda x, k: layers.conv(x, k, strides, products=True), x, kernel
+  )
+  winograds = {'convolve', 'kernel_gradient'}
+  assert taken == {None: set(), 'winograd': winograds}.get(
+    wanted_form, {wanted_form}
+  )
+  wanted = orders(lambda x, k: defined_conv(x, k, strides), x, kernel)
+  for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * abs(b).max())
+    assert abs(b).max() > 1e-3
+
+
+def test_winograd_is_for_wide_floats():
+  x, kernel = normal(0, 2, 4, 4, 64), normal(1, 3, 3, 64, 64)
+  assert winograd.suits(x, kernel.shape)
+  for narrow in (jnp.bfloat16, jnp.float16):
+    assert not winograd.suits(x.astype(narrow), kernel.shape)
+
+
+def test_winograd_by_hand():
+  # In one row 1 2 3 4 under 1 10 100, zeros around it; every other row is 0.
+  x = jnp.zeros((1, 2, 4, 1)).at[0, 0, :, 0].set(jnp.arange(1.0, 5))
+  kernel = jnp.zeros((3, 3, 1, 1)).at[1, :, 0, 0].set(jnp.array([1, 10, 100]))
+  found = winograd.convolve(x, kernel)
+  np.testing.assert_allclose(found[0, 0, :, 0], [210, 321, 432, 43], rtol=1e-6)
+  np.testing.assert_allclose(found[0, 1, :, 0], 0, atol=1e-4)
 
 
 # Folded forms: several pixels as channels of one.

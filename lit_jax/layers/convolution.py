@@ -3,9 +3,10 @@
 It carries a backward pass of its own. XLA's CPU backend runs the automatic
 gradient of a convolution inside a loop through an unoptimised path (weight
 gradients over a hundred times slower); written as plain NHWC/HWIO
-convolutions, the same sums stay on the fast path. Of large images even that is
-slow for the kernel's gradient, which can be products of matrices instead
-(`products`). On a CPU, a grouped convolution becomes dense ones of several
+convolutions, the same sums stay on the fast path. Products of matrices are
+faster still for wide 3x3 convolutions (layers/winograd.py), and for the
+kernel's gradient of large images; a layer must allow them (`products`). On a
+CPU, a grouped convolution becomes dense ones of several
 groups each, and a 1x1 convolution a product of matrices. On other devices
 convolution is XLA's own, with its automatic gradient. docs/performance.md has
 what each form gains.
@@ -22,6 +23,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from lit_jax.layers import winograd
 from lit_jax.layers.device import on_cpu
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -55,7 +57,12 @@ def _same_padding(kernel_shape):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, strides, products):
-  del products
+  if products and winograd.suits(x, kernel.shape):
+    return winograd.convolve(x, kernel)
+  if products and kernel.shape[:2] == (2, 2):
+    # jax 0.10 gives convolutions without padding to YNNPACK, at half the speed
+    # and less; with one column to drop it takes the path of the others.
+    return _convolve(x, kernel, strides, ((0, 0), (1, 0)))[:, :, 1:]
   return _convolve(x, kernel, strides, _same_padding(kernel.shape))
 
 
@@ -70,7 +77,9 @@ def _input_gradient(kernel, dy, strides, size, products):
 
   `size` is x's (h, w), which the stride does not tell.
   """
-  del products
+  mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+  if products and winograd.suits(dy, mirrored.shape):
+    return winograd.convolve(dy, mirrored)
   kernel_shape, pads = kernel.shape[:2], _same_padding(kernel.shape)
   if strides != (1, 1):
     # An explicit pad and a plain convolution: lhs_dilation is slow on CPU.
@@ -81,13 +90,14 @@ def _input_gradient(kernel, dy, strides, size, products):
     before = k - 1 - low
     after = size[axis] + k - 1 - dy.shape[axis + 1] - before
     padding.append((before, after))
-  mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
   return _convolve(dy, mirrored, (1, 1), padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _kernel_gradient(x, dy, kernel_shape, strides, products):
   """Convolution of x with dy over the batch: channels of x are the batch."""
+  if products and winograd.suits(x, (*kernel_shape, x.shape[3], dy.shape[3])):
+    return winograd.kernel_gradient(x, dy)
   work = math.prod(kernel_shape) * dy.size * x.shape[3]
   if products and work >= _LARGE:
     return _patch_products(x, dy, kernel_shape)
@@ -263,6 +273,27 @@ def depth_to_space(x: jax.Array) -> jax.Array:
   return x.reshape(n, 2 * height, 2 * width, c // 4)
 
 
+def _of_patches(x, kernel, strides):
+  """One product of matrices, for a kernel that outweighs its images.
+
+  Other forms transpose the kernel for its gradients, which takes longer than
+  these products of few pixels.
+  """
+  size, features = kernel.shape[:2], kernel.shape[3]
+  pads = [(0, 0), *_same_padding(kernel.shape), (0, 0)]
+  padded = jnp.pad(x, pads)
+  height, width = (
+    padded.shape[axis] - k + 1 for axis, k in zip((1, 2), size, strict=True)
+  )
+  shifted = [
+    padded[:, i : i + height : strides[0], j : j + width : strides[1]]
+    for i, j in np.ndindex(*size)
+  ]
+  patches = jnp.concatenate(shifted, -1)
+  y = patches.reshape(-1, patches.shape[3]) @ kernel.reshape(-1, features)
+  return y.reshape(*patches.shape[:3], features)
+
+
 def _halved(x, kernel):
   """A 4x4 convolution of stride 2 as a 2x2 one of 2x2 pixels at once.
 
@@ -308,8 +339,8 @@ def conv(x, kernel, strides=(1, 1), groups=1, products=False) -> Any:
     kernel: [kh, kw, c_in / groups, c_out], same dtype as x.
     strides: step along h and w.
     groups: number of groups; must divide c_in and c_out.
-    products: whether a CPU may compute the kernel's gradient as products of
-      matrices, where that is faster; of stride 1 only, and of no groups.
+    products: whether a CPU may take products of matrices, where those are
+      faster; of stride 1 only, and of no groups.
 
   Returns:
     [n, h', w', c_out] in x's dtype.
@@ -320,6 +351,8 @@ def conv(x, kernel, strides=(1, 1), groups=1, products=False) -> Any:
     return _grouped(x, kernel, strides, groups)
   if kernel.shape[:2] == (1, 1):
     return _pointwise(x, kernel, strides)
+  if products and kernel.size >= x.size:
+    return _of_patches(x, kernel, strides)
   even = x.shape[1] % 2 == x.shape[2] % 2 == 0
   if kernel.shape[:2] == (4, 4) and strides == (2, 2) and even:
     return _halved(x, kernel)

@@ -113,14 +113,16 @@ class Adam:
   Attributes:
     b1: decay of the first moment.
     b2: decay of the second moment.
+    epsilon: added to the second moment's root.
   """
 
   b1: float = 0.9
   b2: float = 0.999
+  epsilon: float = 1e-8
 
   def rule(self, rate: optax.Schedule) -> optax.GradientTransformation:
     """The update at that learning rate, of all parameters."""
-    return optax.adam(rate, b1=self.b1, b2=self.b2)
+    return optax.adam(rate, b1=self.b1, b2=self.b2, eps=self.epsilon)
 
 
 Optimizer = Sgd | Adam
