@@ -2,6 +2,7 @@
 
   python -m experiments.benchmark --cases=resnet --batches=32 --json=FILE
   python -m experiments.benchmark --inference
+  python -m experiments.benchmark --compile_for=h100
 
 The contestants are `ours`, which is what training runs, and the peers: `eager`
 is PyTorch as most people write it, `best` the fastest of its other ways
@@ -43,7 +44,7 @@ import rich.table
 from absl import app, flags
 from rich.console import Console
 
-from experiments import ours
+from experiments import compiled, ours
 from lit_jax import models
 from lit_jax.errors import UserError, choose, names
 
@@ -83,10 +84,19 @@ _STUDENT_DEPTH = flags.DEFINE_integer(
   'student_depth', 0, "The student's, if not the configuration's."
 )
 _JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
+_COMPILE_FOR = flags.DEFINE_string(
+  'compile_for',
+  '',
+  f'Counts what XLA compiles for a GPU ({", ".join(compiled.TARGETS)}), which '
+  'need not be at hand, and times nothing; in all precisions by default.',
+)
 
 PEERS = ('eager', 'best')
 _OURS = ('ours', 'population')
 PRECISIONS = ('fp32', 'bf16')
+_COMPILED_PRECISIONS = ('bf16', 'fp16', 'fp32')
+# Of our program in a call.
+_GPU_STEPS, _CPU_STEPS = 64, 8
 # Relative, of losses. The first adversarial step agrees to 5e-7; later ones
 # drift apart by rounding, of which Adam makes whole steps where a gradient is
 # little else. That this is all is inferred; small networks are held to
@@ -112,7 +122,13 @@ class Contestant(Protocol):
 class Process:
   """A contestant in a process of its own (experiments/worker.py)."""
 
-  def __init__(self, name: str, factory: str, *args: Any):
+  def __init__(
+    self,
+    name: str,
+    factory: str,
+    *args: Any,
+    environment: Mapping[str, str] | None = None,
+  ):
     """Starts a process that holds factory(*args); 'module:name' names it.
 
     A plain process, and not one of `multiprocessing`: those import this
@@ -125,7 +141,7 @@ class Process:
     self._process = subprocess.Popen(
       [sys.executable, '-m', 'experiments.worker', str(theirs.fileno())],
       pass_fds=[theirs.fileno()],
-      env=_environment() | {'PYTHONPATH': path},
+      env=_environment() | {'PYTHONPATH': path} | dict(environment or {}),
       stdout=subprocess.DEVNULL if quiet else None,
       stderr=subprocess.DEVNULL if quiet else None,
     )
@@ -568,7 +584,8 @@ def _check_flags() -> None:
   if not 0 <= _SECONDS.value < float('inf'):
     raise UserError(f'--seconds={_SECONDS.value}; at least 0')
   if _PRECISION.value:
-    choose('precision', _PRECISION.value, PRECISIONS)
+    known = _COMPILED_PRECISIONS if _COMPILE_FOR.value else PRECISIONS
+    choose('precision', _PRECISION.value, known)
   folder = pathlib.Path(_JSON.value).expanduser().absolute().parent
   if _JSON.value and not os.access(folder, os.W_OK):
     raise UserError(f'cannot write into {folder}; choose another --json')
@@ -612,11 +629,74 @@ def _check_torch() -> None:
     )
 
 
+def _count(batches: Mapping[str, Sequence[int]]) -> None:
+  """What is compiled for a GPU, by case, batch size and precision."""
+  name = choose('target', _COMPILE_FOR.value, compiled.TARGETS)
+  compiled.check_plugin()
+  target = compiled.TARGETS[name]
+  precisions = _COMPILED_PRECISIONS
+  if _PRECISION.value:
+    precisions = (_PRECISION.value,)
+  depths = _TEACHER_DEPTH.value, _STUDENT_DEPTH.value
+  calls = _STEPS_PER_CALL.value or _GPU_STEPS
+  jobs = [
+    ours.job(case, batch, precision, calls, depths, _MEMBERS.value, phase)
+    for case, sizes in batches.items()
+    for phase in ours.CASES[case].phases
+    for batch in sizes
+    for precision in precisions
+  ]
+  has_torch = importlib.util.find_spec('torch') is not None
+  if not has_torch:
+    print('PyTorch is not installed, so that its operators are not counted')
+  rows: list[Record] = []
+  for job in jobs:
+    eager = _eager_operators(job) if has_torch else None
+    row = compiled.numbers(_compiled(job, name), job, target, eager)
+    _console().print(compiled.table([row], target))
+    rows.append(row)
+    if _JSON.value:
+      write_json(pathlib.Path(_JSON.value).expanduser(), rows)
+  for precision in precisions:
+    print(compiled.assumptions(target, precision))
+
+
+def _compiled(job, target) -> compiled.Counted:
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    Process(
+      'XLA',
+      'experiments.compiled:Compiler',
+      environment=compiled.environment(pathlib.Path(folder)),
+    ) as compiler,
+  ):
+    return compiler.call('count', job, target, folder)
+
+
+def _eager_operators(job) -> float:
+  job = {**job, 'torch_device': 'cpu', 'steps_per_call': job['cycle']}
+  with Process('ours', 'experiments.ours:Reference') as reference:
+    arrays = reference.call('arrays', job)
+  split = ours.data(job)
+  with Process(
+    'eager', 'experiments.torch_peer:training', job, None, arrays, *split
+  ) as eager:
+    return eager.call('operators')
+
+
+def _console() -> Console:
+  console = Console()
+  return console if console.is_terminal else Console(width=_WIDTH)
+
+
 def _run() -> None:
   cases = _names(_CASES.value, ours.CASES, 'case')
   peers = _names(_PEERS.value, PEERS, 'peer')
   batches = {case: _sizes(_BATCHES.value, case) for case in cases}
   _check_flags()
+  if _COMPILE_FOR.value:
+    _count(batches)
+    return
   if _VARIANTS.value and 'best' not in peers:
     raise UserError("--variants are those of 'best'; name it in --peers")
   if peers:
@@ -629,7 +709,7 @@ def _run() -> None:
   variants = _names(_VARIANTS.value, torch['variants'], 'variant')
   precision = _PRECISION.value or ('bf16' if on_gpu else 'fp32')
   depths = _TEACHER_DEPTH.value, _STUDENT_DEPTH.value
-  calls = _STEPS_PER_CALL.value or (64 if on_gpu else 8)
+  calls = _STEPS_PER_CALL.value or (_GPU_STEPS if on_gpu else _CPU_STEPS)
   jobs = [
     ours.job(case, batch, precision, calls, depths, phase=phase)
     for case in cases
@@ -642,9 +722,6 @@ def _run() -> None:
   versions = {'python': platform.python_version()} | {
     name: metadata.version(name) for name in _PACKAGES
   }
-  console = Console()
-  if not console.is_terminal:
-    console = Console(width=_WIDTH)
   records: list[Record] = []
   for job in jobs:
     job['torch_device'] = torch.get('torch_device')
@@ -665,7 +742,7 @@ def _run() -> None:
       'command': ['-m', 'experiments.benchmark', *sys.argv[1:]],
     }
     draw = inference_table if _INFERENCE.value else training_table
-    console.print(draw(record))
+    _console().print(draw(record))
     records.append(record)
     if _JSON.value:
       # After every case, so that a stopped run keeps what it has.

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
@@ -121,6 +122,11 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
   results = runner.finished(workdir, recipes.as_json(config), names, checkpoint)
   if results is None:
     startup.use_cores(config.batch_size)
+    if startup.use_graphs() and jax.default_backend() == 'gpu':
+      print(
+        f'CUDA graphs: XLA_FLAGS={"=".join(startup.GRAPHS)} is set; a flag '
+        'of your own is left as it is'
+      )
     startup.keep_programs(workdir)
     results = runner.train_and_report(build(config), workdir, observer)
   Console().print(report.table(results))

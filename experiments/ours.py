@@ -321,13 +321,35 @@ def _objectives(settings):
 def _begin(settings, precision, augments=True):
   """The program, its plan, and the arrays that it starts from."""
   plan = _plan(settings, precision, augments)
+  first, teacher = map(devices.replicate, _first(settings, plan, precision))
+  program = population.train_program(plan, settings['members'])
+  return devices.map_train(program), plan, first, teacher
+
+
+def _first(settings, plan, precision):
+  """The state of all members at the first step, and the teacher's variables."""
   learners = _networks(settings)
   teacher = learners.pop('teacher')
-  count = settings['members']
   own = state.begin_phase(learners, plan.optimizers, policy(precision))
-  first = population.stack([own] * count)
-  program = devices.map_train(population.train_program(plan, count))
-  return program, plan, devices.replicate(first), devices.replicate(teacher)
+  return population.stack([own] * settings['members']), teacher
+
+
+def train_call(settings: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+  """The program of one device before it is mapped, and a call's arguments.
+
+  The superbatch is cut as `devices.shard_superbatch` does.
+  """
+  plan = _plan(settings, settings['precision'], augments=True)
+  feed = Feed(
+    data(settings), settings['batch'], settings['steps_per_call'], [0]
+  )
+  arguments = (
+    *_first(settings, plan, settings['precision']),
+    devices.shard_superbatch(feed.superbatch(0)),
+    _objectives(settings),
+    population.stack([jax.random.key(0)]),
+  )
+  return population.train_program(plan, settings['members']), arguments
 
 
 def _peak_memory_mb():
@@ -435,6 +457,7 @@ class Training:
 
   def __init__(self, settings: Job):
     startup.use_cores(settings['batch'])
+    startup.use_graphs()
     self._settings = settings
     self._began = time.perf_counter()
     self._program, self._plan, self._state, self._teacher = _begin(

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.worker import peak_rss_mb
 
@@ -612,6 +613,19 @@ class _Side:
     return peak_rss_mb()
 
 
+class _Operators(TorchDispatchMode):
+  """Counts what is dispatched within, but for views, which compute nothing."""
+
+  def __init__(self):
+    super().__init__()
+    self.count = 0
+
+  def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    results = [result.alias_info for result in func._schema.returns]
+    self.count += not any(alias and not alias.is_write for alias in results)
+    return func(*args, **(kwargs or {}))
+
+
 class Training(_Side):
   """LIT steps of a teacher and a student."""
 
@@ -750,6 +764,27 @@ class Training(_Side):
     self._synchronize()
     return {'steps_per_s': steps / (time.perf_counter() - start)}
 
+  def operators(self) -> float:
+    """Operators that PyTorch dispatches in a step, the mean over a cycle.
+
+    The optimiser takes all parameters at once, as it does on a GPU by default.
+    """
+    cycle = self._job['cycle']
+    self._take_all_at_once()
+    # The first ones also make the optimiser's state.
+    self._steps(cycle)
+    with _Operators() as operators:
+      self._steps(cycle)
+    return operators.count / cycle
+
+  def _take_all_at_once(self):
+    for optimizer in self._optimizers():
+      for group in optimizer.param_groups:
+        group['foreach'] = True
+
+  def _optimizers(self):
+    return [self._optimizer]
+
   def finite(self) -> bool:
     return math.isfinite(self._last.item())
 
@@ -823,6 +858,9 @@ class Adversarial(Translation):
     load(self._critic, arrays)
     self._critic_optimizer = self._rule(self._critic.requires_grad_(True))
     self._count = 0
+
+  def _optimizers(self):
+    return [self._optimizer, self._critic_optimizer]
 
   def _functions(self):
     return {

@@ -283,6 +283,7 @@ def test_ours_alone_through_processes(tmp_path, capsys):
     ('batches', '0', '--batches=0; write positive numbers'),
     ('batches', '32,x', '--batches=32,x'),
     ('precision', 'fp8', "unknown precision 'fp8'"),
+    ('compile_for', 'h1000', "unknown target 'h1000'"),
     ('json', '/no/such/folder/x.json', 'cannot write into /no/such/folder'),
   ],
 )
@@ -300,6 +301,14 @@ def test_without_pytorch_it_says_what_to_do(monkeypatch, capsys):
   error = capsys.readouterr().err
   assert "pip install -e '.[torch]'" in error
   assert '--peers=' in error
+  assert error.count('\n') == 1
+
+
+def test_without_the_cuda_plugin_it_says_what_to_do(monkeypatch, capsys):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  assert _command(cases='resnet', compile_for='h100', precision='fp16') == 2
+  error = capsys.readouterr().err
+  assert "pip install -e '.[h100]'" in error
   assert error.count('\n') == 1
 
 

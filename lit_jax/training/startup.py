@@ -1,6 +1,7 @@
-"""A run's start: CPU devices, compiled programs that are kept, time taken."""
+"""A run's start: CPU devices, CUDA graphs, kept programs, time taken."""
 
 import collections
+import importlib.util
 import os
 import pathlib
 import time
@@ -21,6 +22,9 @@ _EXAMPLES_PER_CPU_DEVICE = 16
 _XLA_DEVICES = '--xla_force_host_platform_device_count'
 _XLA_TIMEOUT = '--xla_cpu_collective_call'
 _PATIENCE = 24 * 60 * 60  # seconds
+# What XLA for GPUs puts into CUDA graphs beside its own choice.
+GRAPHS = '--xla_gpu_enable_command_buffer', '+CONVOLUTION,+WHILE'
+_CUDA_PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin'
 
 
 def use_cores(batch_size: int) -> None:
@@ -42,6 +46,25 @@ def use_cores(batch_size: int) -> None:
       f'{flags} {_XLA_TIMEOUT}_terminate_timeout_seconds={_PATIENCE} '
       f'{_XLA_TIMEOUT}_warn_stuck_timeout_seconds={_PATIENCE}'
     ).strip()
+
+
+def use_graphs() -> bool:
+  """Has XLA put convolutions and loops into CUDA graphs too, where it has CUDA.
+
+  A call of many steps then is one launch (docs/performance.md has the counts).
+  The user's own choice, in XLA_FLAGS, is left as it is. Takes effect before JAX
+  first compiles.
+
+  Returns:
+    Whether it was set here.
+  """
+  flag, kinds = GRAPHS
+  flags = os.environ.get('XLA_FLAGS', '')
+  has_cuda = any(importlib.util.find_spec(name) for name in _CUDA_PLUGINS)
+  if flag in flags or not has_cuda:
+    return False
+  os.environ['XLA_FLAGS'] = f'{flags} {flag}={kinds}'.strip()
+  return True
 
 
 def _cores():
