@@ -172,7 +172,9 @@ def _compile(settings, target):
       "pip install -e '.[h100]' takes the one of this jax"
     ) from None
   mesh = Mesh(np.asarray(topology.devices), (devices.AXIS,))
-  train, arguments = ours.train_call(settings)
+  # The default device is a CPU, whose forms are not the GPU's.
+  with layers.plain_forms():
+    train, arguments = ours.train_call(settings)
   everywhere, cut = PartitionSpec(), PartitionSpec(devices.AXIS)
   specs = (
     everywhere,
@@ -198,7 +200,6 @@ def _compile(settings, target):
   shaped = jax.tree.map(
     shapes, specs, arguments, is_leaf=lambda x: isinstance(x, PartitionSpec)
   )
-  # The default device is a CPU, whose forms are not the GPU's.
   with layers.plain_forms():
     lowered = jax.jit(program, donate_argnums=0).lower(*shaped)
   return lowered.compile()

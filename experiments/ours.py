@@ -23,7 +23,14 @@ from lit_jax.models.stargan import Discriminator
 from lit_jax.networks.latency import latency_ms
 from lit_jax.tasks.classify import Classify
 from lit_jax.tasks.translate import DISCRIMINATOR, Translate
-from lit_jax.training import devices, optim, population, startup, state
+from lit_jax.training import (
+  devices,
+  optim,
+  population,
+  startup,
+  state,
+  steps,
+)
 from lit_jax.training.precision import policy
 from lit_jax.training.state import STUDENT
 from lit_jax.training.task import Plan
@@ -331,7 +338,8 @@ def _first(settings, plan, precision):
   learners = _networks(settings)
   teacher = learners.pop('teacher')
   own = state.begin_phase(learners, plan.optimizers, policy(precision))
-  return population.stack([own] * settings['members']), teacher
+  first = population.stack([own] * settings['members'])
+  return first, steps.ready_teacher(plan, teacher)
 
 
 def train_call(settings: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:

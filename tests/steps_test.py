@@ -9,7 +9,7 @@ import optax
 import pytest
 from one_member import only
 
-from lit_jax import objectives
+from lit_jax import layers, objectives
 from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.layers import shared_statistics
@@ -145,6 +145,20 @@ def test_steps_equal_plain_two_pass_steps(tiny, lit, superbatch):
     metrics, jax.tree.map(lambda *m: jnp.stack(m), *rows), rtol=1e-5
   )
   chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_ready_teacher_teaches_the_same(tiny, lit, superbatch):
+  plan = make_plan(tiny)
+  assert steps.ready_teacher(plan, tiny.teacher_variables) is (
+    tiny.teacher_variables
+  )
+  with layers.plain_forms():
+    ready = steps.ready_teacher(plan, tiny.teacher_variables)
+    program = one_member.train_program(plan, jax.jit)
+    found = program(begin(tiny), ready, superbatch, LIT, KEY)
+  assert 'folded' in ready['params']['stem']['conv']
+  wanted = run(tiny, lit, begin(tiny), superbatch)
+  chex.assert_trees_all_close(found, wanted, rtol=2e-5, atol=2e-6)
 
 
 def test_loss_is_equation_1_of_its_parts(tiny, lit, superbatch):

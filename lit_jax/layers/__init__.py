@@ -2,6 +2,7 @@
 
 from lit_jax.layers.convolution import Conv, block_diagonal, conv
 from lit_jax.layers.device import on_cpu, plain_forms
+from lit_jax.layers.folding import fold
 from lit_jax.layers.normalisation import (
   BatchNorm,
   InstanceNorm,
@@ -20,6 +21,7 @@ __all__ = [
   'batch_norm',
   'block_diagonal',
   'conv',
+  'fold',
   'instance_norm',
   'on_cpu',
   'plain_forms',

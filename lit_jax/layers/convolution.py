@@ -379,9 +379,22 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    if self.has_variable('params', 'folded'):
+      return self._folded(x.astype(self.dtype))
     shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     return self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+
+  def _folded(self, x):
+    """With the kernel [c_out, kh, kw, c_in] of layers/folding.py."""
+    return lax.conv_general_dilated(
+      x,
+      self.get_variable('params', 'folded'),
+      self.strides,
+      _same_padding(self.kernel_size),
+      dimension_numbers=('NHWC', 'OHWI', 'NHWC'),
+      feature_group_count=self.groups,
+    )
 
   def convolve(self, x: jax.Array, kernel: jax.Array) -> Any:
     """The convolution itself, in the form that suits the device."""

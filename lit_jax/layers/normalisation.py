@@ -81,6 +81,14 @@ def _affine(x, slope, offset):
   return x * jnp.expand_dims(slope, axes) + jnp.expand_dims(offset, axes)
 
 
+def slope_and_offset(
+  scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """A batch norm in evaluation mode as x · slope + offset; all [c]."""
+  slope = scale * lax.rsqrt(var + _EPSILON)
+  return slope, bias - mean * slope
+
+
 def _running(old, batch):
   """The running statistic after a batch's."""
   batch = lax.stop_gradient(batch)
@@ -169,6 +177,9 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, train=False):
+    if self._is_folded():
+      offset = self.get_variable('params', 'bias')
+      return x + offset.reshape((1,) * (x.ndim - 1) + (-1,))
     features = (x.shape[-1],)
     scale = self.param('scale', self.scale_init, features, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, features, jnp.float32)
@@ -181,9 +192,13 @@ class BatchNorm(nn.Module):
         mean.value = _running(mean.value, batch_mean)
         var.value = _running(var.value, batch_var)
       return y.astype(self.dtype)
-    slope = scale * lax.rsqrt(var.value + _EPSILON)
-    y = _affine(x.astype(jnp.float32), slope, bias - mean.value * slope)
-    return y.astype(self.dtype)
+    slope, offset = slope_and_offset(scale, bias, mean.value, var.value)
+    return _affine(x.astype(jnp.float32), slope, offset).astype(self.dtype)
+
+  def _is_folded(self):
+    """Whether the convolution before it has its product (folding.py)."""
+    has_scale = self.has_variable('params', 'scale')
+    return self.has_variable('params', 'bias') and not has_scale
 
 
 @jax.custom_vjp

@@ -14,7 +14,7 @@ from rich import progress
 
 from lit_jax.data.feed import Feed
 from lit_jax.errors import UserError
-from lit_jax.training import devices, logs, population
+from lit_jax.training import devices, logs, population, steps
 from lit_jax.training.checkpoint import Checkpoints
 from lit_jax.training.interrupt import Observer
 from lit_jax.training.state import Learners, TrainState, Variables
@@ -185,7 +185,8 @@ class _Stretch:
     )
     constants = phase.constants
     if constants.teacher is not None:
-      teacher = devices.replicate(constants.teacher)
+      teacher = steps.ready_teacher(phase.plan, constants.teacher)
+      teacher = devices.replicate(teacher)
       constants = constants._replace(teacher=teacher)
     step = begin = int(current.step[0])
     saved = time.monotonic()

@@ -7,6 +7,7 @@ with a loss.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lit_jax.blocks import infer
-from lit_jax.layers import on_cpu, shared_statistics
+from lit_jax.blocks import example, infer
+from lit_jax.layers import fold, on_cpu, shared_statistics
 from lit_jax.objectives import Objective
 from lit_jax.training.state import STUDENT, TrainState, Variables
 from lit_jax.training.task import Metrics, Plan
@@ -43,7 +44,8 @@ def train_program(
   Returns:
     A function of
       state: TrainState.
-      teacher: the teacher's variables (not used where it does not run).
+      teacher: the teacher's variables, by `ready_teacher` or as they are (not
+        used where it does not run).
       superbatch: leaves [C, n, …], of which the first `count` batches are used.
       objective: its terms are compiled in; α, β and τ are traced.
       step: int32, that of the state, without an axis of members.
@@ -102,6 +104,17 @@ def augmented(plan: Plan, inputs: Any, step: jax.Array, key: jax.Array) -> Any:
   return jax.vmap(augment)(jnp.arange(slots), inputs)
 
 
+def ready_teacher(plan: Plan, teacher: Variables) -> Variables:
+  """The teacher's variables as a program takes them, made once a phase.
+
+  On a GPU its batch norms are folded; a CPU gains nothing by that.
+  """
+  if on_cpu() or plan.teacher is None:
+    return teacher
+  net = plan.teacher
+  return jax.jit(lambda v: fold(partial(infer, net), v, example(net)))(teacher)
+
+
 def teacher_outputs(
   plan: Plan, objective: Objective, teacher: Variables | None, inputs: Any
 ) -> Any:
@@ -110,7 +123,7 @@ def teacher_outputs(
   Args:
     plan: with the teacher's network.
     objective: says what of the teacher is compared.
-    teacher: the teacher's variables.
+    teacher: the teacher's variables, by `ready_teacher` or as they are.
     inputs: leaves [C, n, …], before normalisation.
 
   Returns:
