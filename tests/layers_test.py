@@ -1,5 +1,6 @@
 """Convolution, up-sampling and norms against Flax's: values and gradients."""
 
+import contextlib
 import functools
 
 import chex
@@ -594,8 +595,12 @@ def normed(apply, variables, x):
   return jax.grad(loss, (0, 1), has_aux=True)(variables['params'], x)
 
 
+FORMS = {'on a CPU': contextlib.nullcontext, 'plain': layers.plain_forms}
+
+
+@pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('train', [True, False])
-def test_batch_norm_equals_flax(norm_inputs, train):
+def test_batch_norm_equals_flax(norm_inputs, train, form):
   x, variables = norm_inputs
   flax = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)
   fresh = layers.BatchNorm().init(jax.random.key(0), x, train)
@@ -609,7 +614,8 @@ def test_batch_norm_equals_flax(norm_inputs, train):
   def flax_apply(variables, x):
     return flax.apply(variables, x, mutable=['batch_stats'])
 
-  found = normed(ours_apply, variables, x)
+  with FORMS[form]():
+    found = normed(ours_apply, variables, x)
   close(found, normed(flax_apply, variables, x))
   statistics = found[1][1]['batch_stats']
   if train:
@@ -621,10 +627,12 @@ def test_batch_norm_equals_flax(norm_inputs, train):
     chex.assert_trees_all_equal(statistics, variables['batch_stats'])
 
 
-def test_batch_norm_values_by_hand():
+@pytest.mark.parametrize('form', FORMS)
+def test_batch_norm_values_by_hand(form):
   # 1 and 3: mean 2, variance 1, so -1 and 1 up to epsilon's 5e-6.
   x = jnp.array([[1.0], [3.0]])
-  y, mean, var = layers.batch_norm(x, jnp.array([10.0]), jnp.array([5.0]))
+  with FORMS[form]():
+    y, mean, var = layers.batch_norm(x, jnp.array([10.0]), jnp.array([5.0]))
   close(y, jnp.array([[-5.0], [15.0]]), atol=1e-4)
   chex.assert_trees_all_equal((mean, var), (jnp.array([2.0]), jnp.ones(1)))
 

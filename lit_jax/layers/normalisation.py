@@ -17,6 +17,8 @@ from flax import linen as nn
 from flax import traverse_util
 from jax import lax
 
+from lit_jax.layers.device import on_cpu
+
 _STATISTICS_MOMENTUM = 0.9
 _EPSILON = 1e-5
 
@@ -42,11 +44,28 @@ def _reduce(x, axis_name):
   return x if axis_name is None else lax.psum(x, axis_name)
 
 
+def _sums(a, b):
+  """Sums by channel of two arrays [n, …, c], which a GPU reads once.
+
+  XLA makes two kernels of two sums, and one of a sum of pairs.
+  """
+  axes = tuple(range(a.ndim - 1))
+  if on_cpu():
+    return a.sum(axes), b.sum(axes)
+  zero = jnp.zeros((), a.dtype)
+
+  def add(x, y):
+    return tuple(jax.tree.map(jnp.add, x, y))
+
+  # Of each example first: all at once would be one long row of atomic sums.
+  pair = lax.reduce((a, b), (zero, zero), add, axes[1:])
+  return lax.reduce(pair, (zero, zero), add, (0,))
+
+
 def _batch_norm_forward(x, scale, bias, axis_name):
-  axes = tuple(range(x.ndim - 1))
   wide = x.astype(jnp.float32)
   count = _reduce(jnp.float32(x.size // x.shape[-1]), axis_name)
-  total, squares = _reduce((wide.sum(axes), (wide * wide).sum(axes)), axis_name)
+  total, squares = _reduce(_sums(wide, wide * wide), axis_name)
   mean = total / count
   var = jnp.maximum(squares / count - mean * mean, 0.0)
   inverse = lax.rsqrt(var + _EPSILON)
@@ -59,8 +78,8 @@ def _batch_norm_backward(axis_name, residuals, cotangents):
   axes = tuple(range(x.ndim - 1))
   dy = cotangents[0].astype(jnp.float32)
   centred = x.astype(jnp.float32) - jnp.expand_dims(mean, axes)
-  dbias = dy.sum(axes)
-  dscale = (dy * centred).sum(axes) * inverse
+  dbias, dscale = _sums(dy, dy * centred)
+  dscale = dscale * inverse
   # The parameters' gradients stay per device (the step averages them); the
   # input's needs the sums over every example that shared the statistics.
   all_dbias, all_dscale = _reduce((dbias, dscale), axis_name)
