@@ -144,7 +144,7 @@ class Compiler:
     Raises:
       UserError: the plugin is of another version than JAX.
     """
-    compiled = _compile(settings, TARGETS[target])
+    compiled: Any = _compile(settings, TARGETS[target])
     known, loops = hlo.kernels(hlo.parse(compiled.as_text()))
     steps = max(loops, key=lambda loop: len(loop.kernels))
     (thunks,) = pathlib.Path(folder).glob(_THUNKS.format(_program.__name__))
@@ -156,7 +156,7 @@ class Compiler:
 def _program(train, state, teacher, superbatch, objectives, keys):
   """One device's share, whose leading axis the mesh leaves at 1."""
   own = jax.tree.map(lambda x: x[0], superbatch[:2])
-  superbatch = Superbatch(*own, superbatch.count)
+  superbatch = superbatch._replace(inputs=own[0], labels=own[1])
   return train(state, teacher, superbatch, objectives, keys)
 
 
@@ -179,7 +179,7 @@ def _compile(settings, target):
   specs = (
     everywhere,
     everywhere,
-    Superbatch(cut, cut, everywhere),
+    Superbatch._make((cut, cut, everywhere)),
     everywhere,
     everywhere,
   )

@@ -47,7 +47,7 @@ def fold(
     folded norm has its 'bias' alone. A convolution that anything else reads
     as well stays as it is.
   """
-  flat = traverse_util.flatten_dict(variables)
+  flat: dict[Any, Any] = dict(traverse_util.flatten_dict(variables))
   for conv, norm, dtype in _pairs(run, variables, x):
     scale, bias = (flat.pop(('params', *norm, n)) for n in ('scale', 'bias'))
     mean, var = (flat.pop(('batch_stats', *norm, n)) for n in ('mean', 'var'))
