@@ -12,6 +12,12 @@ from experiments import benchmark, compiled, hlo, ours
 TARGET = compiled.TARGETS['h100']
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _parsed():
+  if not benchmark.flags.FLAGS.is_parsed():
+    benchmark.flags.FLAGS.mark_as_parsed()
+
+
 def test_kernels_of_a_module_by_hand():
   # It has a loop of known length, one that is not, and a condition.
   path = pathlib.Path(__file__).parent / 'fixtures' / 'gpu_program.hlo.txt'
