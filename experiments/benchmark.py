@@ -621,8 +621,12 @@ def _torch_facts(on_gpu: bool) -> Record:
     }
 
 
+def _has_torch() -> bool:
+  return importlib.util.find_spec('torch') is not None
+
+
 def _check_torch() -> None:
-  if importlib.util.find_spec('torch') is None:
+  if not _has_torch():
     raise UserError(
       "PyTorch is not installed; pip install -e '.[torch]', or give --peers= "
       'to time ours alone'
@@ -646,12 +650,11 @@ def _count(batches: Mapping[str, Sequence[int]]) -> None:
     for batch in sizes
     for precision in precisions
   ]
-  has_torch = importlib.util.find_spec('torch') is not None
-  if not has_torch:
+  if not _has_torch():
     print('PyTorch is not installed, so that its operators are not counted')
   rows: list[Record] = []
   for job in jobs:
-    eager = _eager_operators(job) if has_torch else None
+    eager = _eager_operators(job) if _has_torch() else None
     row = compiled.numbers(_compiled(job, name), job, target, eager)
     _console().print(compiled.table([row], target))
     rows.append(row)

@@ -124,7 +124,7 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     startup.use_cores(config.batch_size)
     if startup.use_graphs() and jax.default_backend() == 'gpu':
       print(
-        f'CUDA graphs: XLA_FLAGS={"=".join(startup.GRAPHS)} is set; a flag '
+        f'CUDA graphs: XLA_FLAGS={startup.GRAPHS} is set; a flag '
         'of your own is left as it is'
       )
     startup.keep_programs(workdir)

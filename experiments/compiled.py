@@ -30,7 +30,7 @@ from lit_jax.training import devices, startup
 
 # Of CUDA's thunks, those that launch nothing.
 _CONTROL = {'While', 'Conditional', 'CommandBuffer', 'Sequential'}
-_THUNK = re.compile(r'( *)\d+: k(\w+)(.*)')
+_THUNK = re.compile(r'( *)\d+: k(\w+)')
 _THUNKS = '*jit_{}.thunk_sequence_after_thunk_passes.txt'
 
 
@@ -85,7 +85,7 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
     '--xla_gpu_autotune_level=0',
     f'--xla_dump_to={folder}',
     '--xla_dump_hlo_as_text',
-    '='.join(startup.GRAPHS),
+    startup.GRAPHS,
   )
   return {
     'JAX_PLATFORMS': 'cpu',
@@ -212,13 +212,13 @@ def launches(thunks: str) -> tuple[Launches, Launches]:
     thunks: XLA's dump of what the host runs, indented by nesting.
   """
   lines = [
-    (len(found[1]), found[2], found[3])
+    (len(found[1]), found[2])
     for line in thunks.splitlines()
     if (found := _THUNK.match(line))
   ]
   loops = [
     (start, _end(lines, start))
-    for start, (_, kind, _) in enumerate(lines)
+    for start, (_, kind) in enumerate(lines)
     if kind == 'While'
   ]
   start, end = max(loops, key=lambda loop: loop[1] - loop[0])
@@ -243,14 +243,14 @@ def _enclosed(lines, place):
   """Whether a line is within a CUDA graph."""
   return any(
     kind == 'CommandBuffer' and i < place < _end(lines, i)
-    for i, (_, kind, _) in enumerate(lines[:place])
+    for i, (_, kind) in enumerate(lines[:place])
   )
 
 
 def _launches(lines):
   found = collections.Counter()
   graph = -1  # of the graph that a line is in, its indentation
-  for depth, kind, _ in lines:
+  for depth, kind in lines:
     if depth <= graph:
       graph = -1
     if graph >= 0:

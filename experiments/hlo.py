@@ -210,7 +210,7 @@ def _kernel(module, computation, one, times):
   kind, flops = one.op, 0.0
   if one.op == 'custom-call':
     target = one.attribute(r'custom_call_target="([^"]+)"') or 'custom call'
-    kind, flops = target, 0.0
+    kind = target
     if target in _CONVOLUTIONS:
       kind, flops = _convolution(computation, one, target)
     elif target.startswith('__cublas'):

@@ -131,6 +131,18 @@ def _patch_products(x, dy, kernel_shape):
   return found[::-1, ::-1].swapaxes(2, 3)
 
 
+def _patches(x, kernel_shape, strides=(1, 1)):
+  """What each place of a kernel meets, x padded: [n, h', w', kh · kw · c]."""
+  height, width = (
+    x.shape[axis] - k + 1 for axis, k in enumerate(kernel_shape, 1)
+  )
+  shifted = [
+    x[:, i : i + height : strides[0], j : j + width : strides[1]]
+    for i, j in np.ndindex(*kernel_shape)
+  ]
+  return jnp.concatenate(shifted, -1)
+
+
 def _products_of_patches(a, b, kernel_shape, before):
   """Of every shift of a, padded so far before, the product with b, summed.
 
@@ -139,25 +151,17 @@ def _products_of_patches(a, b, kernel_shape, before):
   Returns:
     [kh, kw, channels of a, channels of b].
   """
-  count, height, width, channels = b.shape
+  channels = b.shape[3]
   padding = [(0, 0)]
   for axis, (k, low) in enumerate(zip(kernel_shape, before, strict=True), 1):
     padding.append((low, b.shape[axis] + k - 1 - a.shape[axis] - low))
   a = jnp.pad(a, [*padding, (0, 0)])
-  piece = next(
-    n
-    for n in range(1, count + 1)
-    if count % n == 0 and (n * height * width >= _PIXELS or n == count)
-  )
+  piece = winograd.examples_a_piece(b.shape, _PIXELS)
   wide = jnp.promote_types(a.dtype, jnp.float32)
 
   def add(total, pieces):
     a, b = pieces
-    shifted = [
-      a[:, row : row + height, column : column + width]
-      for row, column in np.ndindex(*kernel_shape)
-    ]
-    patches = jnp.concatenate(shifted, -1).reshape(b.size // channels, -1)
+    patches = _patches(a, kernel_shape).reshape(b.size // channels, -1)
     product = lax.dot_general(
       patches,
       b.reshape(-1, channels),
@@ -279,19 +283,12 @@ def _of_patches(x, kernel, strides):
   Other forms transpose the kernel for its gradients, which takes longer than
   these products of few pixels.
   """
-  size, features = kernel.shape[:2], kernel.shape[3]
   pads = [(0, 0), *_same_padding(kernel.shape), (0, 0)]
-  padded = jnp.pad(x, pads)
-  height, width = (
-    padded.shape[axis] - k + 1 for axis, k in zip((1, 2), size, strict=True)
+  patches = _patches(jnp.pad(x, pads), kernel.shape[:2], strides)
+  y = patches.reshape(-1, patches.shape[3]) @ kernel.reshape(
+    -1, kernel.shape[3]
   )
-  shifted = [
-    padded[:, i : i + height : strides[0], j : j + width : strides[1]]
-    for i, j in np.ndindex(*size)
-  ]
-  patches = jnp.concatenate(shifted, -1)
-  y = patches.reshape(-1, patches.shape[3]) @ kernel.reshape(-1, features)
-  return y.reshape(*patches.shape[:3], features)
+  return y.reshape(*patches.shape[:3], -1)
 
 
 def _halved(x, kernel):
@@ -380,12 +377,12 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x):
     if self.has_variable('params', 'folded'):
-      return self._folded(x.astype(self.dtype))
+      return self._with_folded_norm(x.astype(self.dtype))
     shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     return self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
 
-  def _folded(self, x):
+  def _with_folded_norm(self, x):
     """With the kernel [c_out, kh, kw, c_in] of layers/folding.py."""
     return lax.conv_general_dilated(
       x,

@@ -44,17 +44,14 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     [n, h, w, c_out] in x's dtype.
   """
-  kernels = _both(_of_kernel, [list(row) for row in kernel])
+  kernels = _both(_of_kernel, kernel)
 
   def convolved(piece):
-    sums = [
-      [_product(a, b) for a, b in zip(*rows, strict=True)]
-      for rows in zip(_of_input(piece), kernels, strict=True)
-    ]
+    sums = jax.tree.map(_product, _of_input(piece), kernels)
     rows = [jnp.stack(row, axis=3) for row in _both(_to_output, sums)]
     return jnp.stack(rows, axis=2).reshape(*piece.shape[:3], -1)
 
-  return lax.map(convolved, _pieces(x)).reshape(*x.shape[:3], -1)
+  return lax.map(convolved, _in_pieces(x)).reshape(*x.shape[:3], -1)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -70,37 +67,44 @@ def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 
   def add(total, pieces):
     x, dy = pieces
-    found = [
-      [
-        a.reshape(-1, a.shape[3]).T @ b.reshape(-1, b.shape[3])
-        for a, b in zip(*rows, strict=True)
-      ]
-      for rows in zip(_of_input(x), _of_output(dy), strict=True)
-    ]
+    found = jax.tree.map(_product_over_tiles, _of_input(x), _of_output(dy))
     return jax.tree.map(jnp.add, total, found), None
 
   zero = jnp.zeros((x.shape[3], dy.shape[3]), x.dtype)
-  total = lax.scan(add, [[zero] * 4] * 4, (_pieces(x), _pieces(dy)))[0]
+  total = lax.scan(add, [[zero] * 4] * 4, (_in_pieces(x), _in_pieces(dy)))[0]
   return jnp.stack([jnp.stack(row) for row in _both(_to_kernel, total)])
 
 
-def _pieces(x):
+def examples_a_piece(shape: tuple[int, ...], pixels: int) -> int:
+  """The fewest that divide a batch and have so many pixels; at most all.
+
+  Args:
+    shape: of the batch, [n, h, w, c].
+    pixels: wanted in a piece.
+  """
+  n, height, width, _ = shape
+  least = min(n, math.ceil(pixels / (height * width)))
+  return next(size for size in range(least, n + 1) if n % size == 0)
+
+
+def _in_pieces(x):
   """[n, h, w, c] → [pieces, examples of each, h, w, c]."""
-  n, height, width, _ = x.shape
-  least = min(n, math.ceil(_PIXELS / (height * width)))
-  size = next(s for s in range(least, n + 1) if n % s == 0)
-  return x.reshape(-1, size, *x.shape[1:])
+  return x.reshape(-1, examples_a_piece(x.shape, _PIXELS), *x.shape[1:])
 
 
 def _product(a, b):
   return (a.reshape(-1, a.shape[3]) @ b).reshape(*a.shape[:3], -1)
 
 
+def _product_over_tiles(a, b):
+  return a.reshape(-1, a.shape[3]).T @ b.reshape(-1, b.shape[3])
+
+
 def _both(transform, grid):
   """A transform of every row of a grid of arrays, then of every column."""
   rows = [transform(*row) for row in grid]
   columns = [transform(*column) for column in zip(*rows, strict=True)]
-  return list(zip(*columns, strict=True))
+  return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _neighbours(x, size):

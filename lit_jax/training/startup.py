@@ -23,7 +23,7 @@ _XLA_DEVICES = '--xla_force_host_platform_device_count'
 _XLA_TIMEOUT = '--xla_cpu_collective_call'
 _PATIENCE = 24 * 60 * 60  # seconds
 # What XLA for GPUs puts into CUDA graphs beside its own choice.
-GRAPHS = '--xla_gpu_enable_command_buffer', '+CONVOLUTION,+WHILE'
+GRAPHS = '--xla_gpu_enable_command_buffer=+CONVOLUTION,+WHILE'
 _CUDA_PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin'
 
 
@@ -58,12 +58,11 @@ def use_graphs() -> bool:
   Returns:
     Whether it was set here.
   """
-  flag, kinds = GRAPHS
   flags = os.environ.get('XLA_FLAGS', '')
   has_cuda = any(importlib.util.find_spec(name) for name in _CUDA_PLUGINS)
-  if flag in flags or not has_cuda:
+  if GRAPHS.partition('=')[0] in flags or not has_cuda:
     return False
-  os.environ['XLA_FLAGS'] = f'{flags} {flag}={kinds}'.strip()
+  os.environ['XLA_FLAGS'] = f'{flags} {GRAPHS}'.strip()
   return True
 
 
