@@ -121,7 +121,7 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
   checkpoint = config.teacher.get('checkpoint', '')
   results = runner.finished(workdir, recipes.as_json(config), names, checkpoint)
   if results is None:
-    startup.use_cores(config.batch_size)
+    startup.use_cores(config.batch_size, config.examples_per_device)
     if startup.use_graphs() and jax.default_backend() == 'gpu':
       print(
         f'CUDA graphs: XLA_FLAGS={startup.GRAPHS} is set; a flag '

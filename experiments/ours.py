@@ -150,6 +150,7 @@ def job(
     'case': case,
     'phase': phase,
     'batch': batch,
+    'examples_per_device': config.examples_per_device,
     'precision': precision,
     'steps_per_call': math.ceil(steps_per_call / cycle) * cycle,
     'cycle': cycle,
@@ -464,7 +465,7 @@ class Training:
   """Steps as lit_jax.training.loop runs them."""
 
   def __init__(self, settings: Job):
-    startup.use_cores(settings['batch'])
+    startup.use_cores(settings['batch'], settings['examples_per_device'])
     startup.use_graphs()
     self._settings = settings
     self._began = time.perf_counter()

@@ -18,9 +18,12 @@ from lit_jax.errors import UserError, choose, names
 from lit_jax.runs import jobs, phases
 from lit_jax.training import optim
 
-# Another place of the data, or another method or baseline beside, changes no
-# result; what the data is, is compared when it is read.
-_NOT_IN_CONFIG = ('data_dir', 'method', 'baseline', 'data.path', 'data.cache')
+# Another place of the data, another method or baseline beside, or other devices
+# change no result; what the data is, is compared when it is read.
+_NOT_IN_CONFIG = (
+  'data_dir', 'method', 'baseline', 'data.path', 'data.cache',
+  'examples_per_device',
+)  # fmt: skip
 
 
 # A ConfigDict, whose attributes are its keys; types know nothing of them.

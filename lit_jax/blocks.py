@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.core import freeze, unfreeze
 
@@ -95,17 +96,26 @@ class BlockNet(nn.Module):
 
 def init(net: BlockNet, key: jax.Array) -> dict[str, Any]:
   """Fresh variables: {'params': …, 'batch_stats': …}, float32."""
-  return {'batch_stats': {}} | dict(_init(net, key))
+  return draw(net, key, example(net))
 
 
-# Compiled once a network: drawing many kernels takes seconds to compile.
-@functools.partial(jax.jit, static_argnums=0)
-def _init(net, key):
-  return net.init(key, jax.tree.map(_zeros, example(net)))
+def draw(module: nn.Module, key: jax.Array, inputs: Any) -> dict[str, Any]:
+  """Fresh variables of any module, whose inputs have those shapes and dtypes."""
+  # Within a larger program there are no options of one's own.
+  init = module.init if isinstance(key, jax.core.Tracer) else _compiled(module)
+  return {'batch_stats': {}} | dict(init(key, jax.tree.map(_zeros, inputs)))
+
+
+# Compiled once a module. Drawing many kernels takes seconds to compile, and
+# most of them went into making fast what runs once.
+@functools.cache
+def _compiled(module):
+  options: Any = {'xla_backend_optimization_level': 0}
+  return jax.jit(module.init, compiler_options=options)
 
 
 def _zeros(leaf):
-  return jnp.zeros(leaf.shape, leaf.dtype)
+  return np.zeros(leaf.shape, leaf.dtype)
 
 
 def example(net: BlockNet, batch: int = 1) -> Any:

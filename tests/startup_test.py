@@ -189,30 +189,34 @@ def test_seconds_without_proc(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'batch, cores, devices',
+  'batch, least, cores, devices',
   [
-    (32, 2, 2),
-    (16, 2, 1),  # 8 examples are too few
-    (128, 64, 8),
-    (100, 4, 4),
-    (33, 2, 1),  # not divisible
-    (0, 2, 1),  # bad input, refused later
+    (32, 16, 2, 2),
+    (16, 16, 2, 1),  # 8 examples are too few
+    (16, 8, 2, 2),
+    (128, 16, 64, 8),
+    (100, 16, 4, 4),
+    (33, 16, 2, 1),  # not divisible
+    (0, 16, 2, 1),  # bad input, refused later
+    (32, 0, 2, 2),
   ],
 )
-def test_a_device_a_core_as_far_as_the_batch_goes_round(batch, cores, devices):
-  assert startup.cpu_devices(batch, cores) == devices
+def test_a_device_a_core_as_far_as_the_batch_goes_round(
+  batch, least, cores, devices
+):
+  assert startup.cpu_devices(batch, least, cores) == devices
 
 
 def test_the_users_own_number_of_devices_stays():
   before = jax.config.values['jax_num_cpu_devices']  # 2, by conftest.py
-  startup.use_cores(16)
+  startup.use_cores(16, 16)
   assert jax.config.values['jax_num_cpu_devices'] == before == 2
 
 
 @pytest.mark.parametrize(
   'flags, devices',
   [
-    ('', startup.cpu_devices(64, startup._cores())),
+    ('', startup.cpu_devices(64, 16, startup._cores())),
     ('--xla_force_host_platform_device_count=3', 3),
   ],
 )
@@ -222,7 +226,7 @@ def test_devices_of_a_process(flags, devices):
       sys.executable,
       '-c',
       'import jax; from lit_jax.training import startup; '
-      'startup.use_cores(64); '
+      'startup.use_cores(64, 16); '
       'print(jax.local_device_count(), jax.numpy.arange(4).sum())',
     ],
     cwd=ROOT,

@@ -81,6 +81,9 @@ def get_config() -> ConfigDict:
   )
   config.precision = 'fp32'  # or 'bf16', 'fp16'
   config.batch_size = 32
+  # At the least, where each CPU core is a device; devices wait for each other
+  # at every batch norm.
+  config.examples_per_device = 16
   # Times that an epoch shows each training example, for small data sets.
   config.repeats = 1
   config.crop = True  # shift training images by up to 4 pixels

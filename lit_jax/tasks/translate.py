@@ -169,11 +169,9 @@ class Translate(Task):
   def fresh(self, student: BlockNet, key: jax.Array) -> Learners:
     generator_key, key = jax.random.split(key)
     image = blocks.example(student)['image']
-    init = jax.jit(self._discriminator.init)
-    own = init(key, jnp.zeros(image.shape, image.dtype))
     return {
       STUDENT: blocks.init(student, generator_key),
-      DISCRIMINATOR: {'batch_stats': {}} | dict(own),
+      DISCRIMINATOR: blocks.draw(self._discriminator, key, image),
     }
 
   def updates_every(self, learner, objective) -> int:
@@ -244,8 +242,11 @@ class Translate(Task):
       shapes = jax.eval_shape(generator, state)[1]
       return state, jax.tree.map(lambda m: jnp.full((), jnp.nan), shapes)
 
-    turn = (step + 1) % self.n_critic == 0
-    state, found = lax.cond(turn, generator, rest, state)
+    if self.n_critic == 1:
+      state, found = generator(state)
+    else:
+      turn = (step + 1) % self.n_critic == 0
+      state, found = lax.cond(turn, generator, rest, state)
     return state, _joined(metrics, found)
 
   def _critic_loss(self, plan, state, params, x, asked, mix):

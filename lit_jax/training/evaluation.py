@@ -23,7 +23,7 @@ from lit_jax.training.state import STUDENT, Variables
 
 # Large enough to be fast, small enough for any device's memory: examples on a
 # device, and numbers that these have together where each is large.
-_BATCH_PER_DEVICE, _NUMBERS_PER_DEVICE = 250, 1_000_000
+_MOST_PER_DEVICE, _NUMBERS_PER_DEVICE = 250, 1_000_000
 
 Program = Callable[..., dict[str, jax.Array]]
 Sums = dict[str, np.ndarray]
@@ -99,7 +99,10 @@ def over_devices(program: Program) -> Program:
 
 
 def _batches(split: Split) -> Iterator[tuple[Split, np.ndarray]]:
-  size = _batch_per_device(split) * jax.local_device_count()
+  count = jax.local_device_count()
+  batches = math.ceil(split.examples / (_most_per_device(split) * count))
+  # As equal as can be: padding costs as much as examples.
+  size = math.ceil(split.examples / (batches * count)) * count
   for start in range(0, split.examples, size):
     rows = np.arange(start, start + size)
     valid = (rows < split.examples).astype(np.float32)
@@ -107,11 +110,11 @@ def _batches(split: Split) -> Iterator[tuple[Split, np.ndarray]]:
     yield devices.shard(batch), devices.shard(valid)
 
 
-def _batch_per_device(split):
-  """So that the whole batch has at most _NUMBERS_PER_DEVICE inputs."""
+def _most_per_device(split):
+  """Examples that have at most _NUMBERS_PER_DEVICE inputs together."""
   leaves = jax.tree.leaves(split.inputs)
   numbers = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
-  return min(_BATCH_PER_DEVICE, max(1, _NUMBERS_PER_DEVICE // numbers))
+  return min(_MOST_PER_DEVICE, max(1, _NUMBERS_PER_DEVICE // numbers))
 
 
 def _total(parts) -> Sums:

@@ -16,9 +16,6 @@ _EVENTS = '/jax/compilation_cache/'
 # Both exist since jax 0.4; a hit is one of the requests.
 _REQUESTS, _HITS = 'compile_requests_use_cache', 'cache_hits'
 _IMPORTED = time.monotonic()
-# With fewer, a device's work is too little for what it costs to wait for the
-# other devices at every batch norm (docs/performance.md).
-_EXAMPLES_PER_CPU_DEVICE = 16
 _XLA_DEVICES = '--xla_force_host_platform_device_count'
 _XLA_TIMEOUT = '--xla_cpu_collective_call'
 _PATIENCE = 24 * 60 * 60  # seconds
@@ -27,17 +24,22 @@ GRAPHS = '--xla_gpu_enable_command_buffer=+CONVOLUTION,+WHILE'
 _CUDA_PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin'
 
 
-def use_cores(batch_size: int) -> None:
+def use_cores(batch_size: int, least: int) -> None:
   """Makes each CPU core a device of its own, as far as the batch goes round.
 
   Two cores that work on half a batch each are faster than two that share each
   operation of the whole. The user's own number, given to JAX, is left as it
   is, and so is a GPU. Takes effect before JAX first computes.
+
+  Args:
+    batch_size: examples of a batch.
+    least: examples that a device gets at the least. With too few, its work is
+      too little for what it costs to wait for the other devices.
   """
   flags = os.environ.get('XLA_FLAGS', '')
   if jax.config.values['jax_num_cpu_devices'] > 0 or _XLA_DEVICES in flags:
     return
-  count = cpu_devices(batch_size, _cores())
+  count = cpu_devices(batch_size, least, _cores())
   jax.config.update('jax_num_cpu_devices', count)
   if count > 1 and _XLA_TIMEOUT not in flags:
     # By default XLA ends the process where one device waits a minute for
@@ -73,9 +75,9 @@ def _cores():
     return os.cpu_count() or 1
 
 
-def cpu_devices(batch_size: int, cores: int) -> int:
-  """The most devices that share the batch evenly, 16 examples or more each."""
-  most = max(1, min(cores, batch_size // _EXAMPLES_PER_CPU_DEVICE))
+def cpu_devices(batch_size: int, least: int, cores: int) -> int:
+  """The most devices that share the batch evenly, `least` examples or more."""
+  most = max(1, min(cores, batch_size // max(1, least)))
   return max(n for n in range(1, most + 1) if batch_size % n == 0)
 
 
