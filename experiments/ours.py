@@ -31,6 +31,7 @@ from lit_jax.training import (
   state,
   steps,
 )
+from lit_jax.training.packing import pack
 from lit_jax.training.precision import policy
 from lit_jax.training.state import STUDENT
 from lit_jax.training.task import Plan
@@ -340,7 +341,7 @@ def _first(settings, plan, precision):
   teacher = learners.pop('teacher')
   own = state.begin_phase(learners, plan.optimizers, policy(precision))
   first = population.stack([own] * settings['members'])
-  return first, steps.ready_teacher(plan, teacher)
+  return jax.jit(pack)(first), steps.ready_teacher(plan, teacher)
 
 
 def train_call(settings: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -100,7 +100,7 @@ def init(net: BlockNet, key: jax.Array) -> dict[str, Any]:
 
 
 def draw(module: nn.Module, key: jax.Array, inputs: Any) -> dict[str, Any]:
-  """Fresh variables of any module, whose inputs have those shapes and dtypes."""
+  """Fresh variables of any module that reads inputs of those shapes."""
   # Within a larger program there are no options of one's own.
   init = module.init if isinstance(key, jax.core.Tracer) else _compiled(module)
   return {'batch_stats': {}} | dict(init(key, jax.tree.map(_zeros, inputs)))

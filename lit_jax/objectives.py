@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lit_jax import losses
+from lit_jax import losses, passes
 from lit_jax.blocks import BlockNet
 from lit_jax.errors import UserError, choose
 
@@ -230,12 +230,21 @@ def lit_loss(
   """
   learns = student.parts if learns is None else tuple(learns)
   output_q, irs_q = jax.lax.stop_gradient(teacher_outputs or (None, ()))
+  compared = ()
+  if objective.computes('ir'):
+    compared = objective.compared(len(student.blocks))
+  feeding = passes.Feeding(
+    tuple(i for i in compared if i > 0 and objective.teacher_input),
+    irs_q,
+    objective.running_statistics == 'both',
+  )
   if same_stem and irs_q:
-    (output, irs), statistics = _apply(
-      student, variables, learns, irs_q[0], method='after_stem'
+    found = passes.run(
+      student, variables, learns, irs_q[0], feeding, 'after_stem'
     )
   else:
-    (output, irs), statistics = _apply(student, variables, learns, inputs)
+    found = passes.run(student, variables, learns, inputs, feeding)
+  output = found.output
   terms, hard, soft, ir = {}, 0.0, 0.0, 0.0
   if objective.computes('hard'):
     if hard_term is not None:
@@ -245,34 +254,15 @@ def lit_loss(
     terms['hard'] = hard
   if objective.computes('soft'):
     terms['soft'] = soft = _soft(objective, output, output_q)
-  if objective.computes('ir'):
-    for i in objective.compared(len(student.blocks)):
-      h = irs[i + 1]
-      if i > 0 and objective.teacher_input:
-        both = objective.running_statistics == 'both'
-        own = statistics if both else variables.get('batch_stats', {})
-        h, new = _apply(
-          student, variables | {'batch_stats': own}, learns, irs_q[i], i,
-          method='block',
-        )  # fmt: skip
-        statistics = new if both else statistics
-      value = losses.IR_LOSSES[objective.ir_loss](h, irs_q[i + 1]).mean()
-      terms[f'ir/blocks_{i}'] = value
-      ir = ir + value
+  ir_loss = losses.IR_LOSSES[objective.ir_loss]
+  for i in compared:
+    value = ir_loss(found.blocks[i], irs_q[i + 1]).mean()
+    terms[f'ir/blocks_{i}'] = value
+    ir = ir + value
   terms['loss'] = total_loss(objective, kd_loss(objective, hard, soft), ir)
   if objective.output_loss == 'kd' and labels is not None:
     terms['accuracy'] = jnp.mean(output.argmax(-1) == labels)
-  return terms['loss'], (statistics, terms)
-
-
-def _apply(net, variables, learns, *args, **kwargs) -> tuple[Any, Variables]:
-  """The network with these parts in training mode; the new statistics."""
-  result, new = net.apply(
-    variables, *args, train=learns, mutable=['batch_stats'], **kwargs
-  )
-  # A block run alone leaves the other parts' statistics out.
-  statistics = variables.get('batch_stats', {}) | new.get('batch_stats', {})
-  return result, statistics
+  return terms['loss'], (found.statistics, terms)
 
 
 def _hard(objective, output, labels):

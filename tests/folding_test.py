@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import inputs, trained
 from flax import linen as nn
 
 from lit_jax import blocks, layers, models
@@ -18,34 +19,6 @@ NETWORKS = {
   'resnext': {'family': 'resnext', 'depth': 8},
   'vdcnn': {'family': 'vdcnn', 'depth': 9},
 }
-
-
-def trained(variables):
-  """The variables with norms as after training: no factor is 1, no sum 0."""
-  rng = np.random.default_rng(0)
-
-  def draw(path, leaf):
-    name, normal = path[-1].key, rng.normal(size=leaf.shape)
-    if name in ('scale', 'var'):
-      return jnp.asarray(0.5 + abs(normal), leaf.dtype)
-    if name in ('bias', 'mean'):
-      return jnp.asarray(0.3 * normal, leaf.dtype)
-    return leaf
-
-  return jax.tree_util.tree_map_with_path(draw, variables)
-
-
-def inputs(net):
-  rng = np.random.default_rng(1)
-  return jax.tree.map(
-    lambda leaf: jnp.asarray(
-      rng.normal(size=leaf.shape)
-      if leaf.dtype == jnp.float32
-      else rng.integers(0, 60, leaf.shape),
-      leaf.dtype,
-    ),
-    blocks.example(net, 3),
-  )
 
 
 def folded(net, variables):

@@ -9,6 +9,7 @@ from lit_jax.layers.normalisation import (
   batch_norm,
   instance_norm,
   shared_statistics,
+  two_batches,
   unshared_statistics,
 )
 from lit_jax.layers.upsampling import UpsampleConv, upsample_conv
@@ -26,6 +27,7 @@ __all__ = [
   'on_cpu',
   'plain_forms',
   'shared_statistics',
+  'two_batches',
   'unshared_statistics',
   'upsample_conv',
 ]

@@ -1,15 +1,16 @@
-"""Batch norm, instance norm, and batch statistics that devices share.
+"""Batch norm, instance norm, and whose examples share batch statistics.
 
 Within `shared_statistics` every batch norm, ours or `flax.linen.BatchNorm`,
 normalises by the statistics of all devices' examples, so that many devices
-give one device's numbers. A network says nothing of devices itself.
+give one device's numbers. Within `two_batches` ours normalises each half of the
+examples by its own. A network says nothing of either itself.
 """
 
 import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,6 @@ _STATISTICS_MOMENTUM = 0.9
 _EPSILON = 1e-5
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def batch_norm(x, scale, bias, axis_name=None):
   """Normalises by the batch's own statistics (Ioffe & Szegedy, 2015).
 
@@ -37,21 +37,49 @@ def batch_norm(x, scale, bias, axis_name=None):
     y like x; mean and (biased) variance, each [c] float32. Statistics are
     taken in float32 whatever x's dtype; no gradient flows through them.
   """
-  return _batch_norm_forward(x, scale, bias, axis_name)[0]
+  static = _Static(axis_name, 1, False)
+  y, mean, var = _batch_norm(x, scale, bias, None, static)
+  return y, mean[0], var[0]
 
 
-def _reduce(x, axis_name):
-  return x if axis_name is None else lax.psum(x, axis_name)
+class _Static(NamedTuple):
+  """How a batch norm is made.
+
+  Attributes:
+    axis_name: mapped axis whose devices share the statistics, or None.
+    batches: equal parts of the examples, each with statistics of its own.
+    relu: whether a ReLU ends it.
+  """
+
+  axis_name: str | None
+  batches: int
+  relu: bool
 
 
-def _sums(a, b):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _batch_norm(x, scale, bias, shortcut, static):
+  """Norm, sum with a shortcut (or None) and ReLU, which a GPU makes at once.
+
+  Where the ReLU was open is read from what it put out, so that nothing else is
+  kept between the passes.
+
+  Returns:
+    y like x; mean and variance, each [batches, c] float32.
+  """
+  return _batch_norm_forward(x, scale, bias, shortcut, static)[0]
+
+
+def _sums(a, b, batches):
   """Sums by channel of two arrays [n, …, c], which a GPU reads once.
 
   XLA makes two kernels of two sums, and one of a sum of pairs.
+
+  Returns:
+    [batches, c] each.
   """
   axes = tuple(range(a.ndim - 1))
-  if on_cpu():
-    return a.sum(axes), b.sum(axes)
+  if on_cpu() and batches == 1:
+    return a.sum(axes)[None], b.sum(axes)[None]
   zero = jnp.zeros((), a.dtype)
 
   def add(x, y):
@@ -59,45 +87,69 @@ def _sums(a, b):
 
   # Of each example first: all at once would be one long row of atomic sums.
   pair = lax.reduce((a, b), (zero, zero), add, axes[1:])
-  return lax.reduce(pair, (zero, zero), add, (0,))
+  parts = tuple(s.reshape(batches, -1, s.shape[-1]) for s in pair)
+  return lax.reduce(parts, (zero, zero), add, (1,))
 
 
-def _batch_norm_forward(x, scale, bias, axis_name):
+def _reduce(x, axis_name):
+  return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def _by_example(v, x):
+  """[batches, c], to be broadcast with x [n, …, c]."""
+  if len(v) > 1:
+    v = jnp.repeat(v, len(x) // len(v), axis=0)
+  return v.reshape(len(v), *[1] * (x.ndim - 2), -1)
+
+
+def _batch_norm_forward(x, scale, bias, shortcut, static):
   wide = x.astype(jnp.float32)
-  count = _reduce(jnp.float32(x.size // x.shape[-1]), axis_name)
-  total, squares = _reduce(_sums(wide, wide * wide), axis_name)
+  count = x.size // x.shape[-1] // static.batches
+  count = _reduce(jnp.float32(count), static.axis_name)
+  sums = _sums(wide, wide * wide, static.batches)
+  total, squares = _reduce(sums, static.axis_name)
   mean = total / count
   var = jnp.maximum(squares / count - mean * mean, 0.0)
   inverse = lax.rsqrt(var + _EPSILON)
-  y = _affine(wide, inverse * scale, bias - mean * inverse * scale)
-  return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse, count)
+  slope = inverse * scale[None]
+  y = wide * _by_example(slope, x) + _by_example(bias[None] - mean * slope, x)
+  if shortcut is not None:
+    y = y + shortcut.astype(jnp.float32)
+  if static.relu:
+    y = jnp.maximum(y, 0.0)
+  y = y.astype(x.dtype)
+  kept = x, scale, mean, inverse, count, shortcut, y if static.relu else None
+  return (y, mean, var), kept
 
 
-def _batch_norm_backward(axis_name, residuals, cotangents):
-  x, scale, mean, inverse, count = residuals
-  axes = tuple(range(x.ndim - 1))
-  dy = cotangents[0].astype(jnp.float32)
-  centred = x.astype(jnp.float32) - jnp.expand_dims(mean, axes)
-  dbias, dscale = _sums(dy, dy * centred)
+def _batch_norm_backward(static, kept, cotangents):
+  x, scale, mean, inverse, count, shortcut, y = kept
+  dy = cotangents[0]
+  if static.relu:
+    dy = jnp.where(y > 0, dy, jnp.zeros((), dy.dtype))
+  wide = dy.astype(jnp.float32)
+  centred = x.astype(jnp.float32) - _by_example(mean, x)
+  dbias, dscale = _sums(wide, wide * centred, static.batches)
   dscale = dscale * inverse
   # The parameters' gradients stay per device (the step averages them); the
   # input's needs the sums over every example that shared the statistics.
-  all_dbias, all_dscale = _reduce((dbias, dscale), axis_name)
-  slope = scale * inverse
+  all_dbias, all_dscale = _reduce((dbias, dscale), static.axis_name)
+  slope = scale[None] * inverse
   dx = (
-    dy * jnp.expand_dims(slope, axes)
-    - jnp.expand_dims(slope * all_dbias / count, axes)
-    - centred * jnp.expand_dims(slope * inverse * all_dscale / count, axes)
+    wide * _by_example(slope, x)
+    - _by_example(slope * all_dbias / count, x)
+    - centred * _by_example(slope * inverse * all_dscale / count, x)
   )
-  return dx.astype(x.dtype), dscale, dbias
+  return (
+    dx.astype(x.dtype),
+    # Two numbers that are added fuse where a sum of an axis does not.
+    functools.reduce(jnp.add, dscale),
+    functools.reduce(jnp.add, dbias),
+    None if shortcut is None else dy,
+  )
 
 
-batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
-
-
-def _affine(x, slope, offset):
-  axes = tuple(range(x.ndim - 1))
-  return x * jnp.expand_dims(slope, axes) + jnp.expand_dims(offset, axes)
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 def slope_and_offset(
@@ -148,6 +200,28 @@ def _share(call, args, kwargs, context):
     object.__setattr__(norm, 'axis_name', None)
 
 
+_running_follow: contextvars.ContextVar[tuple[int, ...] | None] = (
+  contextvars.ContextVar('running_follow', default=None)
+)
+
+
+@contextlib.contextmanager
+def two_batches(follow: tuple[int, ...]) -> Iterator[None]:
+  """What is traced within takes its examples as two batches in one.
+
+  Every `BatchNorm` in training mode then normalises the first half and the
+  second half of the examples each by its own statistics, as if it ran twice.
+
+  Args:
+    follow: the halves, 0 and 1, that the running statistics follow, in order.
+  """
+  token = _running_follow.set(follow)
+  try:
+    yield
+  finally:
+    _running_follow.reset(token)
+
+
 def unshared_statistics(init: Callable[[], Any]) -> dict[str, str]:
   """Modules whose batch statistics `shared_statistics` cannot share.
 
@@ -184,35 +258,58 @@ def _owner(path, kinds):
   return next(prefix for prefix in prefixes if prefix in kinds)
 
 
+def _normalised(x, scale, bias, shortcut, relu):
+  """y, and the statistics of each batch that the running ones follow."""
+  follow = _running_follow.get()
+  batches = 1 if follow is None else 2
+  # A CPU's numbers are those of the three one after another.
+  static = _Static(_axis.get(), batches, relu and not on_cpu())
+  within = shortcut if static.relu else None
+  y, means, variances = _batch_norm(x, scale, bias, within, static)
+  if not static.relu:
+    y = _ended(y, shortcut, relu)
+  return y, [(means[i], variances[i]) for i in follow or (0,)]
+
+
+def _ended(y, shortcut, relu):
+  """What follows a norm in a unit."""
+  y = y if shortcut is None else y + shortcut
+  return nn.relu(y) if relu else y
+
+
 class BatchNorm(nn.Module):
   """`flax.linen.BatchNorm`, momentum 0.9, epsilon 1e-5, over all but channels.
 
   Parameters `scale`, `bias`; running `mean`, `var` (biased, as in Flax) in
-  `batch_stats`.
+  `batch_stats`. A call can end with the sum with a shortcut and a ReLU, which
+  an accelerator makes at once with it.
   """
 
   dtype: Any = jnp.float32
   scale_init: Callable[..., jax.Array] = nn.initializers.ones
 
   @nn.compact
-  def __call__(self, x, train=False):
+  def __call__(self, x, train=False, shortcut=None, relu=False):
     if self._is_folded():
       offset = self.get_variable('params', 'bias')
-      return x + offset.reshape((1,) * (x.ndim - 1) + (-1,))
+      offset = offset.reshape((1,) * (x.ndim - 1) + (-1,))
+      return _ended(x + offset, shortcut, relu)
     features = (x.shape[-1],)
     scale = self.param('scale', self.scale_init, features, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, features, jnp.float32)
     mean = self.variable('batch_stats', 'mean', jnp.zeros, features)
     var = self.variable('batch_stats', 'var', jnp.ones, features)
     if train:
-      outputs: Any = batch_norm(x, scale, bias, _axis.get())
-      y, batch_mean, batch_var = outputs
+      y, batches = _normalised(x, scale, bias, shortcut, relu)
       if not self.is_initializing():
-        mean.value = _running(mean.value, batch_mean)
-        var.value = _running(var.value, batch_var)
+        for batch_mean, batch_var in batches:
+          mean.value = _running(mean.value, batch_mean)
+          var.value = _running(var.value, batch_var)
       return y.astype(self.dtype)
     slope, offset = slope_and_offset(scale, bias, mean.value, var.value)
-    return _affine(x.astype(jnp.float32), slope, offset).astype(self.dtype)
+    slope, offset = _by_example(slope[None], x), _by_example(offset[None], x)
+    y = x.astype(jnp.float32) * slope + offset
+    return _ended(y.astype(self.dtype), shortcut, relu)
 
   def _is_folded(self):
     """Whether the convolution before it has its product (folding.py)."""

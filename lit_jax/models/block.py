@@ -11,11 +11,16 @@ from lit_jax.layers import on_cpu
 
 
 class Block(nn.Module):
-  """Units one after another; the first one has the stride."""
+  """Units one after another; the first one has the stride.
+
+  `takes_two_batches` says that examples meet in `layers.BatchNorm` alone.
+  """
 
   count: int
   stride: int
   unit: Any
+
+  takes_two_batches = True
 
   @nn.compact
   def __call__(self, x, train=False):

@@ -32,7 +32,7 @@ class Stem(nn.Module):
   @nn.compact
   def __call__(self, x, train=False):
     x = self.conv(self.features, name='conv')(x)
-    return nn.relu(self.norm(name='norm')(x, train))
+    return self.norm(name='norm')(x, train, relu=True)
 
 
 class Unit(nn.Module):
@@ -63,12 +63,12 @@ class Unit(nn.Module):
       h = self.conv(
         features, (size, size), (step, step), groups, name=f'conv{i}'
       )(h)
-      h = self.norm(name=f'norm{i}')(h, train)
-      if i < len(self.layers):
-        h = nn.relu(h)
+      ends = i == len(self.layers)
+      shortcut = self._shortcut(x, features, train) if ends else None
+      h = self.norm(name=f'norm{i}')(h, train, shortcut, relu=True)
       if size > 1:
         stride = 1
-    return nn.relu(h + self._shortcut(x, h.shape[-1], train))
+    return h
 
   def _shortcut(self, x, features, train):
     if self.stride == 1 and x.shape[-1] == features:

@@ -81,13 +81,10 @@ class Unit(nn.Module):
       x = max_pool(x) if self.downsample == 'max_pool' else k_max(x, half)
       stride = 1
     h = self.conv(self.features, strides=(1, stride), name='conv1')(x)
-    h = nn.relu(self.norm(name='norm1')(h, train))
-    h = self.norm(name='norm2')(
-      self.conv(self.features, name='conv2')(h), train
-    )
-    if self.shortcut:
-      h = h + self._shortcut(x, stride, train)
-    return nn.relu(h)
+    h = self.norm(name='norm1')(h, train, relu=True)
+    h = self.conv(self.features, name='conv2')(h)
+    shortcut = self._shortcut(x, stride, train) if self.shortcut else None
+    return self.norm(name='norm2')(h, train, shortcut, relu=True)
 
   def _shortcut(self, x, stride, train):
     if stride == 1 and x.shape[-1] == self.features:

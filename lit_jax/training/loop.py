@@ -17,6 +17,7 @@ from lit_jax.errors import UserError
 from lit_jax.training import devices, logs, population, steps
 from lit_jax.training.checkpoint import Checkpoints
 from lit_jax.training.interrupt import Observer
+from lit_jax.training.packing import pack, unpack
 from lit_jax.training.state import Learners, TrainState, Variables
 from lit_jax.training.task import Evaluation, Metrics, Plan, Selection
 
@@ -189,14 +190,15 @@ class _Stretch:
       teacher = devices.replicate(teacher)
       constants = constants._replace(teacher=teacher)
     step = begin = int(current.step[0])
+    packed = devices.replicate(jax.jit(pack)(current))
     saved = time.monotonic()
     self._clock = _Clock(seconds)
     with _ProgressBar(phase, step) as self._bar:
       while step < phase.total_steps:
         with self._clock.waiting():
           superbatch = phase.feed.superbatch(step)
-        current, metrics = program(
-          current,
+        packed, metrics = program(
+          packed,
           constants.teacher,
           devices.shard_superbatch(superbatch),
           constants.objectives,
@@ -215,6 +217,7 @@ class _Stretch:
         )
         self._read(everything=must_save)
         if must_save:
+          current = devices.replicate(jax.jit(unpack)(packed))
           self._save(current, step, ends_epoch)
           saved = time.monotonic()
           self._clock.restart()

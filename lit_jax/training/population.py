@@ -81,7 +81,7 @@ def train_program(plan: Plan, members: int = 1, orders: int = 1) -> Any:
 
   Returns:
     A function of
-      states: TrainState, leaves [members, …].
+      states: TrainState, leaves [members, …], or packed (packing.py).
       teacher: the teacher's variables (not used where it does not run).
       superbatch: leaves [orders, C, n, …], and `count`.
       objectives: leaves [members].

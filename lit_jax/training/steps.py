@@ -18,6 +18,7 @@ from jax import lax
 from lit_jax.blocks import example, infer
 from lit_jax.layers import fold, on_cpu, shared_statistics
 from lit_jax.objectives import Objective
+from lit_jax.training.packing import repack, unpack
 from lit_jax.training.state import STUDENT, TrainState, Variables
 from lit_jax.training.task import Metrics, Plan
 
@@ -43,15 +44,15 @@ def train_program(
 
   Returns:
     A function of
-      state: TrainState.
+      state: TrainState, or packed (packing.py).
       teacher: the teacher's variables, by `ready_teacher` or as they are (not
         used where it does not run).
       superbatch: leaves [C, n, …], of which the first `count` batches are used.
       objective: its terms are compiled in; α, β and τ are traced.
       step: int32, that of the state, without an axis of members.
       key: the phase's random key; step i draws from fold_in(key, i).
-    that returns the state `count` steps on, and metrics: arrays [C, …] float32
-    whose first `count` values hold.
+    that returns the state `count` steps on, in the same form, and metrics:
+    arrays [C, …] float32 whose first `count` values hold.
   """
 
   def program(state, teacher, superbatch, objective, step, key):
@@ -75,18 +76,22 @@ def _repeated(step_of, state, batches, count, first):
   """`count` steps from step `first` on, and their metrics in C slots."""
 
   def body(i, carry):
-    state, metrics = carry
+    packed, rows = carry
     batch = jax.tree.map(
       lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), batches
     )
-    state, values = step_of(state, batch, first + i)
-    return state, jax.tree.map(lambda m, v: m.at[i].set(v), metrics, values)
+    state, values = step_of(unpack(packed), batch, first + i)
+    # One row a step, which one kernel writes.
+    row = jnp.stack([values[name] for name in names])
+    return repack(state, packed), rows.at[i].set(row)
 
   batch = jax.tree.map(lambda x: x[0], batches)
-  values = jax.eval_shape(step_of, state, batch, first)[1]
+  values = jax.eval_shape(step_of, unpack(state), batch, first)[1]
+  names = sorted(values)
   slots = len(jax.tree.leaves(batches)[0])
-  metrics = jax.tree.map(lambda v: jnp.zeros((slots, *v.shape)), values)
-  return lax.fori_loop(0, count, body, (state, metrics))
+  rows = jnp.zeros((slots, len(names), *values[names[0]].shape))
+  state, rows = lax.fori_loop(0, count, body, (state, rows))
+  return state, {name: rows[:, i] for i, name in enumerate(names)}
 
 
 def augmented(plan: Plan, inputs: Any, step: jax.Array, key: jax.Array) -> Any:
