@@ -67,7 +67,10 @@ _INFERENCE = flags.DEFINE_bool(
   'inference', False, 'Times forward passes of teacher and student instead.'
 )
 _PRECISION = flags.DEFINE_string(
-  'precision', '', 'fp32 or bf16; by default bf16 on a GPU, else fp32.'
+  'precision',
+  '',
+  'fp32 or bf16, of ours alone (--peers=) also fp16; by default bf16 on a GPU, '
+  'else fp32.',
 )
 _TURNS = flags.DEFINE_integer('turns', 5, 'Turns of every contestant.')
 _SECONDS = flags.DEFINE_float('seconds', 3.0, 'Length of a training turn.')
@@ -573,6 +576,8 @@ def _sizes(text, case) -> tuple[int, ...]:
 
 
 def _check_flags() -> None:
+  if _INFERENCE.value and _COMPILE_FOR.value:
+    raise UserError('--compile_for counts training; leave out --inference')
   if _INFERENCE.value and _MEMBERS.value != 1:
     raise UserError('--members is of training; leave it out with --inference')
   for flag in (
@@ -584,7 +589,9 @@ def _check_flags() -> None:
   if not 0 <= _SECONDS.value < float('inf'):
     raise UserError(f'--seconds={_SECONDS.value}; at least 0')
   if _PRECISION.value:
-    known = _COMPILED_PRECISIONS if _COMPILE_FOR.value else PRECISIONS
+    known = _COMPILED_PRECISIONS
+    if _PEERS.value and not _COMPILE_FOR.value:
+      known = PRECISIONS  # that the peers compute in as well
     choose('precision', _PRECISION.value, known)
   folder = pathlib.Path(_JSON.value).expanduser().absolute().parent
   if _JSON.value and not os.access(folder, os.W_OK):

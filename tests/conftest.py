@@ -55,6 +55,8 @@ class Layers(nn.Module):
   count: int = 1
   dtype: Any = jnp.float32
 
+  takes_two_batches = True
+
   @nn.compact
   def __call__(self, x, train=False):
     for i in range(self.count):

@@ -10,6 +10,7 @@ import pytest
 from one_member import only
 
 from lit_jax import layers, objectives
+from lit_jax.blocks import infer
 from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.layers import shared_statistics
@@ -426,6 +427,30 @@ def test_the_teacher_in_pieces(tiny, superbatch, piece, monkeypatch):
   chex.assert_tree_shape_prefix(whole, (C, BATCH))
   monkeypatch.setattr(steps, '_PIECE', piece)
   chex.assert_trees_all_close(targets(), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('batches, pieces', [(1, 3), (2, 3), (3, 1), (9, 1)])
+def test_the_teachers_activations_are_bounded(
+  tiny, superbatch, batches, pieces, monkeypatch
+):
+  # The largest IR has 8 x 8 x 4 numbers of 4 bytes, of which 4 live at once;
+  # two of three batches leave no even pieces.
+  monkeypatch.setattr(steps, '_BYTES', batches * BATCH * 4 * 8 * 8 * 4 * 4)
+  plan = make_plan(tiny)
+  seen = []
+  monkeypatch.setattr(
+    steps, 'infer', lambda net, v, x: seen.append(len(x)) or infer(net, v, x)
+  )
+
+  def run(variables, images):
+    return steps.teacher_outputs(plan, LIT, variables, images)
+
+  arguments = tiny.teacher_variables, superbatch.inputs[0]
+  with layers.plain_forms():
+    found = jax.jit(run)(*arguments)
+  assert seen == [C // pieces * BATCH]
+  wanted = jax.jit(lambda *a: run(*a))(*arguments)
+  chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('follow', ['student', 'both'])

@@ -42,7 +42,8 @@ class Feed:
     """A feed of `split`, which holds at least one batch; an order a seed."""
     self._split = split
     self._batch_size = batch_size
-    self._steps_per_call = steps_per_call
+    # What goes beyond an epoch would be computed and not used.
+    self._steps_per_call = min(steps_per_call, self.steps_per_epoch)
     self._seeds = tuple(seeds)
     # An epoch asks for its orders at every call; of millions it takes long.
     self._orders = functools.lru_cache(maxsize=2)(self._shuffled)

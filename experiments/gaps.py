@@ -1,0 +1,139 @@
+"""How much of the time a GPU runs kernels while it trains.
+
+  python -m experiments.gaps --case=resnet --batch=32
+  python -m experiments.gaps --facts
+
+traces a few calls of the train program, and prints the part of the time in
+which no kernel ran, beside the number of kernels a step. With --facts it prints
+what the machine is.
+"""
+
+import glob
+import gzip
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+from absl import app, flags
+
+from experiments import ours
+from lit_jax.errors import UserError, choose
+
+_CASE = flags.DEFINE_string('case', 'resnet', 'A pair of networks.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Examples a step.')
+_CALLS = flags.DEFINE_integer('calls', 5, 'Calls of 64 steps that are traced.')
+_FACTS = flags.DEFINE_bool('facts', False, 'Prints device and versions alone.')
+
+_STEPS = 64
+# Graphs are taken apart while tracing, unless XLA is told to keep them.
+_KEEP_GRAPHS = '--xla_enable_command_buffers_during_profiling=true'
+_PACKAGES = 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch'
+
+
+class Busy(NamedTuple):
+  """What a trace shows of a device.
+
+  Attributes:
+    seconds: in which at least one kernel ran.
+    span: seconds from the first kernel's start to the last one's end.
+    kernels: how many ran.
+  """
+
+  seconds: float
+  span: float
+  kernels: int
+
+
+def busy(events: Iterable[Mapping[str, Any]]) -> Busy:
+  """Of a trace's events, as the profiler writes them (times in µs).
+
+  Raises:
+    UserError: no GPU is in the trace.
+  """
+  events = list(events)
+  names: dict[str, dict[Any, str]] = {'process_name': {}, 'thread_name': {}}
+  for event in events:
+    if event.get('ph') == 'M' and event['name'] in names:
+      key = event['pid'], event.get('tid')
+      if event['name'] == 'process_name':
+        key = event['pid']
+      names[event['name']][key] = event['args']['name']
+  processes, threads = names.values()
+  spans = sorted(
+    (event['ts'], event['ts'] + event['dur'])
+    for event in events
+    if event.get('ph') == 'X'
+    and 'GPU' in processes.get(event['pid'], '')
+    and threads.get((event['pid'], event['tid']), '').startswith('Stream')
+  )
+  if not spans:
+    raise UserError('the trace shows no kernel of a GPU')
+  total, end = 0.0, spans[0][0]
+  for start, stop in spans:
+    total += max(0.0, stop - max(start, end))
+    end = max(end, stop)
+  return Busy(total / 1e6, (end - spans[0][0]) / 1e6, len(spans))
+
+
+def _trace(training, calls):
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      for _ in range(calls):
+        training.run(0.0)
+    (path,) = glob.glob(f'{folder}/**/*.trace.json.gz', recursive=True)
+    with gzip.open(path, 'rt') as file:
+      return json.load(file)['traceEvents']
+
+
+def _facts():
+  device = jax.devices()[0]
+  found = {
+    name: metadata.version(name)
+    for name in _PACKAGES
+    if any(d.metadata['Name'] == name for d in metadata.distributions())
+  }
+  print(f'{len(jax.devices())} x {device.device_kind} ({device.platform})')
+  print(f'Python {platform.python_version()}, {platform.platform()}')
+  print(', '.join(f'{name} {version}' for name, version in found.items()))
+
+
+def _measure():
+  case = choose('case', _CASE.value, ours.CASES)
+  if min(_BATCH.value, _CALLS.value) < 1:
+    raise UserError('--batch and --calls are at least 1')
+  # Before JAX first computes.
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_KEEP_GRAPHS}'
+  training = ours.Training(ours.job(case, _BATCH.value, 'bf16', _STEPS))
+  training.warm_up()
+  found = busy(_trace(training, _CALLS.value))
+  count = _CALLS.value * _STEPS
+  print(
+    f'{case}, batch {_BATCH.value}, bf16: {found.kernels / count:.1f} kernels '
+    f'and {1e6 * found.span / count:.1f} µs a step; no kernel ran in '
+    f'{100 * (1 - found.seconds / found.span):.1f} % of the time'
+  )
+
+
+def main(argv: Sequence[str]) -> int:
+  """The exit code: 0 done, 2 bad input."""
+  try:
+    if len(argv) > 1:
+      raise UserError(f'unexpected argument {argv[1]!r}; see --help')
+    if _FACTS.value:
+      _facts()
+    else:
+      _measure()
+    return 0
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+
+
+if __name__ == '__main__':
+  app.run(main)
