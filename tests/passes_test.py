@@ -28,7 +28,6 @@ NETWORKS = {
     'input_shape': SHAPE,
     'cardinality': 4,
   },
-  'vdcnn': {'family': 'vdcnn', 'units': (1, 1, 1, 1), 'input_shape': (64,)},
 }
 
 

@@ -83,7 +83,9 @@ def conv(x: jax.Array, kernel: jax.Array, strides=(1, 1)) -> Any:
   """`layers.conv` along a text.
 
   On a CPU by Winograd's method where there are many channels; 16 bits would
-  lose too much in its sums.
+  lose too much in its sums. On a GPU as a convolution of one dimension, whose
+  kernel gradient cuDNN has without transpositions; those of bfloat16 are said
+  to fail there (github.com/jax-ml/jax/issues/37922).
 
   Args:
     x: [n, 1, length, c_in].
@@ -101,7 +103,21 @@ def conv(x: jax.Array, kernel: jax.Array, strides=(1, 1)) -> Any:
     and x.dtype == jnp.float32
   ):
     return winograd(x, kernel)
+  if not convolution.on_cpu() and x.dtype != jnp.bfloat16:
+    return _of_one_dimension(x, kernel, strides)
   return convolution.conv(x, kernel, strides)
+
+
+def _of_one_dimension(x, kernel, strides):
+  pad = (kernel.shape[1] - 1) // 2
+  y = lax.conv_general_dilated(
+    x[:, 0],
+    kernel[0],
+    strides[1:],
+    [(pad, pad)],
+    dimension_numbers=('NWC', 'WIO', 'NWC'),
+  )
+  return y[:, None]
 
 
 class TextConv(convolution.Conv):

@@ -13,14 +13,18 @@ from lit_jax.layers import on_cpu
 class Block(nn.Module):
   """Units one after another; the first one has the stride.
 
-  `takes_two_batches` says that examples meet in `layers.BatchNorm` alone.
+  Attributes:
+    count: how many.
+    stride: of the first.
+    unit: makes one.
+    takes_two_batches: whether two batches may run as one (passes.py), since
+      examples meet in `layers.BatchNorm` alone; not where that does not pay.
   """
 
   count: int
   stride: int
   unit: Any
-
-  takes_two_batches = True
+  takes_two_batches: bool = True
 
   @nn.compact
   def __call__(self, x, train=False):

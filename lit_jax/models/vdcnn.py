@@ -162,7 +162,8 @@ def vdcnn(
     norm=functools.partial(BatchNorm, dtype=dtype),
   )
   blocks = tuple(
-    Block(count, stride, functools.partial(unit, features=width))
+    # Two batches in one move more bytes than their few layers are worth.
+    Block(count, stride, functools.partial(unit, features=width), False)
     for count, stride, width in zip(counts, (1, 2, 2, 2), widths, strict=True)
   )
   return BlockNet(
