@@ -295,7 +295,7 @@ def numbers(
   counted: Counted,
   settings: Mapping[str, Any],
   target: Target,
-  eager_operators: float | None,
+  eager_operators: int | None,
 ) -> dict[str, Any]:
   """A row, by the names of --json.
 

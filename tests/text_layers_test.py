@@ -71,6 +71,40 @@ def test_which_convolutions_are_winograds():
     assert _products(wide, kernel) == (0, 1)
 
 
+@pytest.mark.parametrize('step', [1, 2])
+@pytest.mark.parametrize('size', [1, 3])
+def test_one_dimension_is_the_convolution(size, step, accelerator_forms):
+  x, kernel = _normal(2, 1, 9, 6), _normal(1, size, 6, 4)
+
+  def values(dtype):
+    """The convolution and its gradients, and how many dimensions it has."""
+
+    def run(x, kernel):
+      y = text.conv(x.astype(dtype), kernel.astype(dtype), (1, step))
+      return (y.astype(jnp.float32) ** 2).sum(), y
+
+    jaxpr = str(jax.make_jaxpr(run)(x, kernel))
+    flat = 'rhs_spec=(2, 1, 0)' in jaxpr
+    gradient = jax.grad(run, (0, 1), has_aux=True)(x, kernel)
+    return flat, jax.tree.map(lambda v: v.astype(jnp.float32), gradient)
+
+  # bfloat16 keeps the plain form, with which the others are compared.
+  flat, plain = values(jnp.bfloat16)
+  assert not flat
+  for dtype, bound in ((jnp.float32, 2**-6), (jnp.float16, 2**-6)):
+    flat, found = values(dtype)
+    assert flat
+    for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True):
+      assert a.shape == b.shape
+      np.testing.assert_allclose(a, b, rtol=0, atol=bound * abs(b).max())
+  pads = [(0, 0), ((size - 1) // 2,) * 2]
+  wanted = lax.conv_general_dilated(
+    x, kernel, (1, step), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  found = text.conv(jnp.asarray(x), jnp.asarray(kernel), (1, step))
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize('length', [1, 2, 7, 8])
 def test_max_pool_by_hand(length):
   x = _normal(2, 1, length, 3)
