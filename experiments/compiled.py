@@ -206,7 +206,9 @@ def _compile(settings, target):
 
 
 def launches(thunks: str) -> tuple[Launches, Launches]:
-  """Launches of a call, and of a turn of its largest loop.
+  """Launches of a call, and of a step: a turn of its last loop.
+
+  Loops before it, of the teacher's pieces, belong to the call.
 
   Args:
     thunks: XLA's dump of what the host runs, indented by nesting.
@@ -216,12 +218,10 @@ def launches(thunks: str) -> tuple[Launches, Launches]:
     for line in thunks.splitlines()
     if (found := _THUNK.match(line))
   ]
-  loops = [
-    (start, _end(lines, start))
-    for start, (_, kind) in enumerate(lines)
-    if kind == 'While'
-  ]
-  start, end = max(loops, key=lambda loop: loop[1] - loop[0])
+  start = end = 0
+  for place, (_, kind) in enumerate(lines):
+    if kind == 'While' and place >= end:  # not within another
+      start, end = place, _end(lines, place)
   step = _launches(lines[start + 1 : end])
   if _enclosed(lines, start):
     step = Launches(0, 0, step.bare + step.within, 0)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.core import freeze, unfreeze
+from jax.core import Tracer
 
 from lit_jax.errors import UserError
 
@@ -102,7 +103,7 @@ def init(net: BlockNet, key: jax.Array) -> dict[str, Any]:
 def draw(module: nn.Module, key: jax.Array, inputs: Any) -> dict[str, Any]:
   """Fresh variables of any module that reads inputs of those shapes."""
   # Within a larger program there are no options of one's own.
-  init = module.init if isinstance(key, jax.core.Tracer) else _compiled(module)
+  init = module.init if isinstance(key, Tracer) else _compiled(module)
   return {'batch_stats': {}} | dict(init(key, jax.tree.map(_zeros, inputs)))
 
 

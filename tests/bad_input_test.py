@@ -572,7 +572,10 @@ def _assert_full(outcome, workdir):
   assert 'no space left' in line.lower() and str(workdir) in line
 
 
-@pytest.mark.parametrize('error', [_full, _full_in_tensorstore])
+@pytest.mark.parametrize(
+  'error',
+  [pytest.param(_full, marks=pytest.mark.slow), _full_in_tensorstore],
+)
 def test_disk_full_at_a_checkpoint(error, small, monkeypatch, tmp_path):
   save = ocp.CheckpointManager.save
   saved = []

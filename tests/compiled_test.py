@@ -72,6 +72,26 @@ def test_launches_by_hand():
   assert step == compiled.Launches(bare=3, graphs=1, within=2, syncs=1)
 
 
+def test_a_step_is_the_last_loop_whatever_its_size():
+  step = textwrap.dedent("""\
+    011: kCommandBuffer [prev=004]
+        012: kWhile [source]
+        condition:
+          013: kCustomKernel [source | sink] compare
+          body:
+            014: kCustomKernel [source] e
+            015: kWhile [source]
+            condition:
+              016: kCustomKernel [source | sink] compare
+              body:
+                017: kCustomKernel [source] f
+  """)
+  call, found = compiled.launches(THUNKS + step)
+  assert found == compiled.Launches(bare=0, graphs=0, within=4, syncs=0)
+  # The other loop's turn is the call's, once.
+  assert call == compiled.Launches(bare=4, graphs=3, within=4, syncs=1)
+
+
 def test_a_loop_within_a_graph_is_no_launch():
   inner = textwrap.indent(THUNKS, '    ')
   call, step = compiled.launches(f'000: kCommandBuffer [source]\n{inner}')

@@ -415,6 +415,7 @@ def test_a_copied_stem_reads_what_the_teachers_does(tmp_path):
   assert found == other.facts()
 
 
+@pytest.mark.slow
 def test_another_teacher_at_the_same_path_is_refused(tmp_path):
   save(tmp_path / 'teacher')
   done = runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
@@ -427,6 +428,7 @@ def test_another_teacher_at_the_same_path_is_refused(tmp_path):
     (tmp_path / 'run' / 'results.json').unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_a_workdir_without_a_teacher_is_bound_to_the_first(tmp_path):
   save(tmp_path / 'teacher')
   alone = phases.Phase('scratch', scratch(), 1, 0.1)
@@ -535,6 +537,7 @@ def test_networks_of_other_classes_are_refused(role, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_a_student_of_ones_own_teaches_the_next(tmp_path):
   phase = phases.Phase('kd', Objective(0.9, 1.0, 3.0), 1, 0.1)
   save(tmp_path / 'teacher')

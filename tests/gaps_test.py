@@ -1,4 +1,8 @@
-"""How much of a trace a GPU was at work."""
+"""What is measured on a GPU: the share of time at work, and the script."""
+
+import os
+import pathlib
+import subprocess
 
 import pytest
 
@@ -36,3 +40,66 @@ def test_overlaps_count_once():
 def test_a_cpus_trace_has_none():
   with pytest.raises(UserError, match='no kernel of a GPU'):
     gaps.busy(trace('/host:CPU', 'Stream', (0, 10)))
+
+
+SCRIPT = pathlib.Path(__file__).parent.parent / 'experiments' / 'gpu.sh'
+# Stands in for Python: notes what it is called with, and fails as asked.
+FAKE = """#!/usr/bin/env bash
+case "$*" in
+  *torch*) exit 1 ;;
+  *"gaps --case"*) [ ! -e "$0.fails" ] || { echo no such luck; exit 7; } ;;
+esac
+echo "$*" >> "$0.calls"
+echo "measured"
+"""
+
+
+@pytest.fixture
+def measure(tmp_path):
+  fake, out = tmp_path / 'fake', tmp_path / 'out'
+  fake.write_text(FAKE)
+  fake.chmod(0o755)
+
+  def run(*arguments, fails=False):
+    mark, calls = tmp_path / 'fake.fails', tmp_path / 'fake.calls'
+    mark.write_text('') if fails else mark.unlink(missing_ok=True)
+    calls.write_text('')
+    done = subprocess.run(
+      ['bash', SCRIPT, *(arguments or (out,))],
+      env=os.environ | {'PYTHON': str(fake), 'DATA': ''},
+      capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return done, calls.read_text().splitlines()
+
+  return out, run
+
+
+def test_measurements_go_on_where_they_were(measure):
+  out, run = measure
+  done, first = run(fails=True)
+  assert done.returncode == 3
+  assert 'no such luck' in done.stdout
+  assert 'not done yet: gaps; run the same command again' in done.stdout
+  # Without PyTorch there are no peers.
+  assert sum('--peers=' in call for call in first) == len(first) - 2
+  page = (out / 'gpu.md').read_text()
+  assert '## gaps (not finished)' in page
+  assert page.count('measured') == len(first) > 8
+
+  done, second = run()
+  assert done.returncode == 0
+  assert second == ['-m experiments.gaps --case=resnet --batch=32']
+  assert '(not finished)' not in (out / 'gpu.md').read_text()
+  assert run()[1] == []
+
+
+def test_no_measurement_begins_that_does_not_fit(measure):
+  out, run = measure
+  done, calls = run(out, '0')
+  assert done.returncode == 3 and calls == []
+  assert 'not done yet: facts resnet-bf16' in done.stdout
+
+
+def test_the_script_says_how_it_is_called(measure):
+  done, _ = measure[1]('/dev/null/x')
+  assert done.returncode == 2

@@ -139,9 +139,13 @@ def test_conv_init_is_he_fan_out():
 def test_kernel_gradients_as_products_are_the_same(monkeypatch):
   monkeypatch.setattr(convolution, '_LARGE', 0)
   # Of one example's patches, of three's, and of all six at once.
-  for size, pixels, outputs in ((8, 64, 5), (8, 192, 2), (4, 10_000, 3)):
+  for size, pixels, outputs, kernels in (
+    (8, 64, 5, (2, 3, 7)),
+    (8, 192, 2, (3,)),
+    (4, 10_000, 3, (7,)),
+  ):
     monkeypatch.setattr(convolution, '_PIXELS', pixels)
-    for k in (2, 3, 7):
+    for k in kernels:
       x, kernel = normal(0, 6, size, size, 3), normal(1, k, k, 3, outputs)
 
       def slopes(kernel, products, x=x):

@@ -85,6 +85,7 @@ def test_both_batches_in_one_are_two_passes(network, follow, monkeypatch):
   assert far(grads, own_grads) < 1e-3
 
 
+@pytest.mark.slow
 def test_in_bfloat16_they_are_as_near_to_float32(monkeypatch):
   objective = objectives.Objective(0.5, 0.5, 4.0)
   exact, arguments = a_batch(NETWORKS['resnet'])

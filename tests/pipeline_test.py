@@ -591,8 +591,8 @@ def test_a_workdir_as_teacher(finished, through):
 @pytest.mark.parametrize(
   'calls, places',
   [
-    ([1], ['lit/lit at step 4 of 12']),
-    ([2], ['lit/lit at step 6 of 12']),
+    pytest.param([1], ['lit/lit at step 4 of 12'], marks=pytest.mark.slow),
+    pytest.param([2], ['lit/lit at step 6 of 12'], marks=pytest.mark.slow),
     # Every further run makes one call and is stopped again.
     (
       [3, 1, 1],
@@ -654,6 +654,7 @@ def test_newest_checkpoint_damaged(
   assert trace.calls == through[2].calls + 1
 
 
+@pytest.mark.slow
 def test_every_checkpoint_damaged(stopped_late, through, tmp_path, trace):
   job, folder = stopped_late
   for step in (6, 10):

@@ -38,7 +38,8 @@ def batch_norm(x, scale, bias, axis_name=None):
     taken in float32 whatever x's dtype; no gradient flows through them.
   """
   static = _Static(axis_name, 1, False)
-  y, mean, var = _batch_norm(x, scale, bias, None, static)
+  outputs: Any = _batch_norm(x, scale, bias, None, static)
+  y, mean, var = outputs
   return y, mean[0], var[0]
 
 
@@ -265,7 +266,8 @@ def _normalised(x, scale, bias, shortcut, relu):
   # A CPU's numbers are those of the three one after another.
   static = _Static(_axis.get(), batches, relu and not on_cpu())
   within = shortcut if static.relu else None
-  y, means, variances = _batch_norm(x, scale, bias, within, static)
+  outputs: Any = _batch_norm(x, scale, bias, within, static)
+  y, means, variances = outputs
   if not static.relu:
     y = _ended(y, shortcut, relu)
   return y, [(means[i], variances[i]) for i in follow or (0,)]
