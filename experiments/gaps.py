@@ -3,7 +3,7 @@
   python -m experiments.gaps --case=resnet --batch=32
   python -m experiments.gaps --facts
 
-traces a few calls of the train program, and prints the part of the time in
+traces the train program for a second, and prints the part of the time in
 which no kernel ran, beside the number of kernels a step. With --facts it prints
 what the machine is.
 """
@@ -27,7 +27,7 @@ from lit_jax.errors import UserError, choose
 
 _CASE = flags.DEFINE_string('case', 'resnet', 'A pair of networks.')
 _BATCH = flags.DEFINE_integer('batch', 32, 'Examples a step.')
-_CALLS = flags.DEFINE_integer('calls', 5, 'Calls of 64 steps that are traced.')
+_SECONDS = flags.DEFINE_float('seconds', 1.0, 'How long is traced.')
 _FACTS = flags.DEFINE_bool('facts', False, 'Prints device and versions alone.')
 
 _STEPS = 64
@@ -81,38 +81,52 @@ def busy(events: Iterable[Mapping[str, Any]]) -> Busy:
   return Busy(total / 1e6, (end - spans[0][0]) / 1e6, len(spans))
 
 
-def _trace(training, calls):
+def _trace(training, seconds):
+  """A trace's events, and the steps that were taken meanwhile."""
+  begin = training.steps
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
-      for _ in range(calls):
-        training.run(0.0)
+      training.run(seconds)
     (path,) = glob.glob(f'{folder}/**/*.trace.json.gz', recursive=True)
     with gzip.open(path, 'rt') as file:
-      return json.load(file)['traceEvents']
+      return json.load(file)['traceEvents'], training.steps - begin
+
+
+def _gpu():
+  """The one GPU; UserError where there is none, or several."""
+  devices = jax.devices()
+  if devices[0].platform != 'gpu':
+    raise UserError('JAX sees no GPU; this measures nothing else')
+  if len(devices) > 1:
+    raise UserError(
+      f'{len(devices)} GPUs are in sight; choose one, CUDA_VISIBLE_DEVICES=0'
+    )
+  return devices[0]
 
 
 def _facts():
-  device = jax.devices()[0]
+  device = _gpu()
   found = {
     name: metadata.version(name)
     for name in _PACKAGES
     if any(d.metadata['Name'] == name for d in metadata.distributions())
   }
-  print(f'{len(jax.devices())} x {device.device_kind} ({device.platform})')
+  print(device.device_kind)
   print(f'Python {platform.python_version()}, {platform.platform()}')
   print(', '.join(f'{name} {version}' for name, version in found.items()))
 
 
 def _measure():
   case = choose('case', _CASE.value, ours.CASES)
-  if min(_BATCH.value, _CALLS.value) < 1:
-    raise UserError('--batch and --calls are at least 1')
+  if _BATCH.value < 1 or _SECONDS.value <= 0:
+    raise UserError('--batch is at least 1, and --seconds more than 0')
   # Before JAX first computes.
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_KEEP_GRAPHS}'
+  _gpu()
   training = ours.Training(ours.job(case, _BATCH.value, 'bf16', _STEPS))
   training.warm_up()
-  found = busy(_trace(training, _CALLS.value))
-  count = _CALLS.value * _STEPS
+  events, count = _trace(training, _SECONDS.value)
+  found = busy(events)
   print(
     f'{case}, batch {_BATCH.value}, bf16: {found.kernels / count:.1f} kernels '
     f'and {1e6 * found.span / count:.1f} µs a step; no kernel ran in '

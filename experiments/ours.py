@@ -341,7 +341,7 @@ def _first(settings, plan, precision):
   teacher = learners.pop('teacher')
   own = state.begin_phase(learners, plan.optimizers, policy(precision))
   first = population.stack([own] * settings['members'])
-  return jax.jit(pack)(first), steps.ready_teacher(plan, teacher)
+  return pack(first), steps.ready_teacher(plan, teacher)
 
 
 def train_call(settings: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -513,6 +513,11 @@ class Training:
     jax.block_until_ready((self._state, losses))
     self._loss = float(losses[int(superbatch.count) - 1].mean())
     return self._step - first
+
+  @property
+  def steps(self) -> int:
+    """Taken so far."""
+    return self._step
 
   def finite(self) -> bool:
     """Whether the last loss was a number."""

@@ -112,6 +112,8 @@ def draw(module: nn.Module, key: jax.Array, inputs: Any) -> dict[str, Any]:
 @functools.cache
 def _compiled(module):
   options: Any = {'xla_backend_optimization_level': 0}
+  if jax.default_backend() != 'cpu':
+    options = None  # not tried on others
   return jax.jit(module.init, compiler_options=options)
 
 

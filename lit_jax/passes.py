@@ -66,7 +66,7 @@ def run(
     feeding: of the second.
     method: 'after_stem' where `inputs` is T_0.
   """
-  mergeable = all(
+  mergeable = feeding.blocks and all(
     getattr(student.blocks[i], 'takes_two_batches', False)
     for i in feeding.blocks
   )

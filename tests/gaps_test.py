@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -81,25 +82,39 @@ def test_measurements_go_on_where_they_were(measure):
   assert 'no such luck' in done.stdout
   assert 'not done yet: gaps; run the same command again' in done.stdout
   # Without PyTorch there are no peers.
-  assert sum('--peers=' in call for call in first) == len(first) - 2
+  assert 'beside' not in ' '.join(first) and '--peers=eager' not in first
   page = (out / 'gpu.md').read_text()
   assert '## gaps (not finished)' in page
   assert page.count('measured') == len(first) > 8
+  facts = '-m experiments.gaps --facts'
 
   done, second = run()
   assert done.returncode == 0
-  assert second == ['-m experiments.gaps --case=resnet --batch=32']
+  assert second == [facts, '-m experiments.gaps --case=resnet --batch=32']
   assert '(not finished)' not in (out / 'gpu.md').read_text()
-  assert run()[1] == []
+  assert run()[1] == [facts]
 
 
 def test_no_measurement_begins_that_does_not_fit(measure):
   out, run = measure
   done, calls = run(out, '0')
-  assert done.returncode == 3 and calls == []
-  assert 'not done yet: facts resnet-bf16' in done.stdout
+  assert done.returncode == 3
+  assert calls == ['-m experiments.gaps --facts']
+  assert 'not done yet: resnet-bf16 gaps' in done.stdout
 
 
 def test_the_script_says_how_it_is_called(measure):
   done, _ = measure[1]('/dev/null/x')
   assert done.returncode == 2
+
+
+def test_without_a_gpu_nothing_is_measured(tmp_path):
+  done = subprocess.run(
+    ['bash', SCRIPT, tmp_path],
+    env=os.environ | {'PYTHON': sys.executable, 'DATA': ''},
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1] == (
+    'error: JAX sees no GPU; this measures nothing else'
+  )

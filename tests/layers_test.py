@@ -127,6 +127,38 @@ def test_conv_values_by_hand():
   )
 
 
+@pytest.mark.parametrize('dtypes', ['ff', 'bb', 'bf', 'fb'])
+def test_norm_shortcut_and_relu_at_once(dtypes):
+  kinds = {'f': jnp.float32, 'b': jnp.bfloat16}
+  x, shortcut = (
+    normal(i, 4, 6, 6, 3).astype(kinds[d]) for i, d in enumerate(dtypes)
+  )
+  norm = layers.BatchNorm(kinds[dtypes[0]])
+  weights = normal(2, 4, 6, 6, 3)
+  variables = norm.init(jax.random.key(0), x)
+
+  def loss(params, x, shortcut):
+    y, statistics = norm.apply(
+      {**variables, 'params': params}, x, True, shortcut, True,
+      mutable=['batch_stats'],
+    )  # fmt: skip
+    return (y.astype(jnp.float32) * weights).sum(), (y, statistics)
+
+  run = jax.grad(loss, (0, 1, 2), has_aux=True)
+  arguments = variables['params'], x, shortcut
+  wanted = run(*arguments)
+  with layers.plain_forms():
+    found = run(*arguments)
+  chex.assert_trees_all_equal_shapes_and_dtypes(found, wanted)
+  bound = 1e-5 if dtypes == 'ff' else 4e-2
+  for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+    a, b = (np.asarray(v, np.float32) for v in (a, b))
+    assert abs(a - b).max() < bound * abs(b).max()
+  # A ReLU that is not closed, or a shortcut left out, would be far off.
+  assert 0.2 < float((found[1][0] == 0).mean()) < 0.8
+  assert abs(np.asarray(found[0][2], np.float32)).max() > 0
+
+
 def test_conv_init_is_he_fan_out():
   x = jnp.zeros((1, 4, 4, 64))
   kernel = layers.Conv(256).init(jax.random.key(0), x)['params']['kernel']

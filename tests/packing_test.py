@@ -53,12 +53,12 @@ def begin(tiny, rule='sgd', policy='fp32', members=1, frozen=()):
 def test_unpack_is_the_inverse(tiny, rule, policy, members, frozen):
   start = begin(tiny, rule, policy, members, frozen)
   with layers.plain_forms():
-    packed = jax.jit(packing.pack)(start)
+    packed = packing.pack(start)
   count = len(jax.tree.leaves(start))
   assert len(jax.tree.leaves(packed)) < count / 3
   assert {v.shape[0] for v in packed.vectors} == {members}
   assert packed.step.shape == (members,)
-  back = jax.jit(packing.unpack)(packed)
+  back = packing.unpacked(packed)
   chex.assert_trees_all_equal_shapes_and_dtypes(back, start)
   chex.assert_trees_all_equal(back, start)
   again = packing.repack(back, packed)
@@ -97,13 +97,14 @@ def accelerated(tiny, plan, start, superbatch, wrap=jax.jit):
     ready = steps.ready_teacher(plan, tiny.teacher_variables)
     program = wrap(population.train_program(plan))
     packed, metrics = program(
-      jax.jit(packing.pack)(start),
+      packing.pack(start),
       ready,
       superbatch,
       population.stack([LIT]),
       population.stack([KEY]),
     )
-  return packing.unpack(packed), metrics
+  assert isinstance(packed, packing.Packed)
+  return packing.unpacked(packed), metrics
 
 
 def plain(tiny, plan, start, superbatch):

@@ -29,6 +29,7 @@ from lit_jax.training import (
   evaluation,
   loop,
   optim,
+  packing,
   population,
   precision,
   state,
@@ -389,9 +390,14 @@ def _updates(before, after):
 
 @pytest.mark.slow
 def test_a_run_in_the_forms_of_accelerators(
-  finished, accelerator_forms, tmp_path, no_report
+  finished, accelerator_forms, tmp_path, no_report, monkeypatch
 ):
+  seen, own = set(), loop.unpacked
+  monkeypatch.setattr(
+    loop, 'unpacked', lambda packed: seen.add(type(packed)) or own(packed)
+  )
   results = runner.run(_job('lit'), tmp_path)
+  assert seen == {packing.Packed}
   trained = finished.trained
   # Sums in another order, over 6 and 24 steps: 1e-5 of an update. Where one
   # turns the sign of an input of a ReLU, which may happen once in such a run,

@@ -65,7 +65,7 @@ def _batch_norm(x, scale, bias, shortcut, static):
   kept between the passes.
 
   Returns:
-    y like x; mean and variance, each [batches, c] float32.
+    y like x, or like x + shortcut; mean and variance, [batches, c] float32.
   """
   return _batch_norm_forward(x, scale, bias, shortcut, static)[0]
 
@@ -118,7 +118,7 @@ def _batch_norm_forward(x, scale, bias, shortcut, static):
     y = y + shortcut.astype(jnp.float32)
   if static.relu:
     y = jnp.maximum(y, 0.0)
-  y = y.astype(x.dtype)
+  y = y.astype(x.dtype if shortcut is None else jnp.result_type(x, shortcut))
   kept = x, scale, mean, inverse, count, shortcut, y if static.relu else None
   return (y, mean, var), kept
 
@@ -146,7 +146,7 @@ def _batch_norm_backward(static, kept, cotangents):
     # Two numbers that are added fuse where a sum of an axis does not.
     functools.reduce(jnp.add, dscale),
     functools.reduce(jnp.add, dbias),
-    None if shortcut is None else dy,
+    None if shortcut is None else dy.astype(shortcut.dtype),
   )
 
 

@@ -17,14 +17,14 @@ class Block(nn.Module):
     count: how many.
     stride: of the first.
     unit: makes one.
-    takes_two_batches: whether two batches may run as one (passes.py), since
-      examples meet in `layers.BatchNorm` alone; not where that does not pay.
+    takes_two_batches: whether two batches may run as one (passes.py): where
+      examples meet in `layers.BatchNorm` alone, and where it pays.
   """
 
   count: int
   stride: int
   unit: Any
-  takes_two_batches: bool = True
+  takes_two_batches: bool = False
 
   @nn.compact
   def __call__(self, x, train=False):

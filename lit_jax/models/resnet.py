@@ -138,6 +138,7 @@ def _assemble(
       functools.partial(
         Unit, layers=layers, shortcut=shortcut, conv=conv, norm=norm
       ),
+      takes_two_batches=True,
     )
     for layers, count, stride in zip(
       unit_layers, counts, (1, 2, 2), strict=True

@@ -162,8 +162,8 @@ def vdcnn(
     norm=functools.partial(BatchNorm, dtype=dtype),
   )
   blocks = tuple(
-    # Two batches in one move more bytes than their few layers are worth.
-    Block(count, stride, functools.partial(unit, features=width), False)
+    # One batch at a time: two move more bytes than these few layers are worth.
+    Block(count, stride, functools.partial(unit, features=width))
     for count, stride, width in zip(counts, (1, 2, 2, 2), widths, strict=True)
   )
   return BlockNet(

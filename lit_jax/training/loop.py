@@ -17,7 +17,7 @@ from lit_jax.errors import UserError
 from lit_jax.training import devices, logs, population, steps
 from lit_jax.training.checkpoint import Checkpoints
 from lit_jax.training.interrupt import Observer
-from lit_jax.training.packing import pack, unpack
+from lit_jax.training.packing import pack, unpacked
 from lit_jax.training.state import Learners, TrainState, Variables
 from lit_jax.training.task import Evaluation, Metrics, Plan, Selection
 
@@ -190,7 +190,7 @@ class _Stretch:
       teacher = devices.replicate(teacher)
       constants = constants._replace(teacher=teacher)
     step = begin = int(current.step[0])
-    packed = devices.replicate(jax.jit(pack)(current))
+    packed = devices.replicate(pack(current))
     saved = time.monotonic()
     self._clock = _Clock(seconds)
     with _ProgressBar(phase, step) as self._bar:
@@ -217,12 +217,12 @@ class _Stretch:
         )
         self._read(everything=must_save)
         if must_save:
-          current = devices.replicate(jax.jit(unpack)(packed))
-          self._save(current, step, ends_epoch)
+          # Not kept: it is as large as the state that goes on.
+          self._save(devices.replicate(unpacked(packed)), step, ends_epoch)
           saved = time.monotonic()
           self._clock.restart()
           self._stop(step)
-    return current, self._clock.seconds
+    return devices.replicate(unpacked(packed)), self._clock.seconds
 
   def _tell_first(self, count, metrics):
     """The first call is the one that compiles."""

@@ -57,11 +57,11 @@ class Packed(struct.PyTreeNode):
 
 
 def pack(state: TrainState) -> TrainState | Packed:
-  """The state as programs for the device at hand take it; pure.
+  """The state as programs for the device at hand take it; it is donated.
 
   On a CPU it stays as it is. A leading axis of members stays in every array.
   """
-  return state if on_cpu() else _pack(state, _layout(state))
+  return state if on_cpu() else _packed(state, _layout(state))
 
 
 def repack(state: TrainState, like: TrainState | Packed) -> TrainState | Packed:
@@ -69,8 +69,13 @@ def repack(state: TrainState, like: TrainState | Packed) -> TrainState | Packed:
   return _pack(state, like.layout) if isinstance(like, Packed) else state
 
 
+def unpacked(state: TrainState | Packed) -> TrainState:
+  """The inverse of `pack`, compiled."""
+  return _unpacked(state) if isinstance(state, Packed) else state
+
+
 def unpack(state: TrainState | Packed) -> TrainState:
-  """The inverse of `pack`; a state that is not packed stays as it is."""
+  """The same within a program; a state that is not packed stays as it is."""
   if not isinstance(state, Packed):
     return state
   structure, shapes, rows = state.layout
@@ -133,3 +138,7 @@ def _is_kernel(shape):
 
 def _stored_shape(shape):
   return (shape[3], *shape[:3]) if _is_kernel(shape) else shape
+
+
+_packed = jax.jit(_pack, static_argnums=1, donate_argnums=0)
+_unpacked = jax.jit(unpack)
