@@ -27,7 +27,7 @@ from lit_jax.errors import UserError, choose
 
 _CASE = flags.DEFINE_string('case', 'resnet', 'A pair of networks.')
 _BATCH = flags.DEFINE_integer('batch', 32, 'Examples a step.')
-_SECONDS = flags.DEFINE_float('seconds', 1.0, 'How long is traced.')
+_SECONDS = flags.DEFINE_float('traced_seconds', 1.0, 'How long is traced.')
 _FACTS = flags.DEFINE_bool('facts', False, 'Prints device and versions alone.')
 
 _STEPS = 64
@@ -119,7 +119,7 @@ def _facts():
 def _measure():
   case = choose('case', _CASE.value, ours.CASES)
   if _BATCH.value < 1 or _SECONDS.value <= 0:
-    raise UserError('--batch is at least 1, and --seconds more than 0')
+    raise UserError('--batch is at least 1, and --traced_seconds more than 0')
   # Before JAX first computes.
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_KEEP_GRAPHS}'
   _gpu()

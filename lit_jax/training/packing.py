@@ -57,7 +57,7 @@ class Packed(struct.PyTreeNode):
 
 
 def pack(state: TrainState) -> TrainState | Packed:
-  """The state as programs for the device at hand take it; it is donated.
+  """The state as programs for the device at hand take it.
 
   On a CPU it stays as it is. A leading axis of members stays in every array.
   """
@@ -140,5 +140,5 @@ def _stored_shape(shape):
   return (shape[3], *shape[:3]) if _is_kernel(shape) else shape
 
 
-_packed = jax.jit(_pack, static_argnums=1, donate_argnums=0)
+_packed = jax.jit(_pack, static_argnums=1)
 _unpacked = jax.jit(unpack)
