@@ -10,6 +10,7 @@ what the machine is.
 
 import glob
 import gzip
+import importlib.util
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from absl import app, flags
 
 from experiments import ours
 from lit_jax.errors import UserError, choose
+from lit_jax.runs.results import versions
 
 _CASE = flags.DEFINE_string('case', 'resnet', 'A pair of networks.')
 _BATCH = flags.DEFINE_integer('batch', 32, 'Examples a step.')
@@ -33,7 +35,6 @@ _FACTS = flags.DEFINE_bool('facts', False, 'Prints device and versions alone.')
 _STEPS = 64
 # Graphs are taken apart while tracing, unless XLA is told to keep them.
 _KEEP_GRAPHS = '--xla_enable_command_buffers_during_profiling=true'
-_PACKAGES = 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch'
 
 
 class Busy(NamedTuple):
@@ -106,11 +107,9 @@ def _gpu():
 
 def _facts():
   device = _gpu()
-  found = {
-    name: metadata.version(name)
-    for name in _PACKAGES
-    if any(d.metadata['Name'] == name for d in metadata.distributions())
-  }
+  found = versions()
+  if importlib.util.find_spec('torch') is not None:
+    found['torch'] = metadata.version('torch')
   print(device.device_kind)
   print(f'Python {platform.python_version()}, {platform.platform()}')
   print(', '.join(f'{name} {version}' for name, version in found.items()))

@@ -168,36 +168,43 @@ def test_conv_init_is_he_fan_out():
   np.testing.assert_allclose(kernel.std(), wanted, rtol=0.01)
 
 
-def test_kernel_gradients_as_products_are_the_same(monkeypatch):
-  monkeypatch.setattr(convolution, '_LARGE', 0)
-  # Of one example's patches, of three's, and of all six at once.
-  for size, pixels, outputs, kernels in (
+# Of one example's patches, of three's, and of all six at once.
+@pytest.mark.parametrize(
+  'size, pixels, outputs, kernels',
+  [
     (8, 64, 5, (2, 3, 7)),
     (8, 192, 2, (3,)),
     (4, 10_000, 3, (7,)),
-  ):
-    monkeypatch.setattr(convolution, '_PIXELS', pixels)
-    for k in kernels:
-      x, kernel = normal(0, 6, size, size, 3), normal(1, k, k, 3, outputs)
+    pytest.param(8, 192, 2, (2, 7), marks=pytest.mark.slow),
+    pytest.param(4, 10_000, 3, (2, 3), marks=pytest.mark.slow),
+  ],
+)
+def test_kernel_gradients_as_products_are_the_same(
+  size, pixels, outputs, kernels, monkeypatch
+):
+  monkeypatch.setattr(convolution, '_LARGE', 0)
+  monkeypatch.setattr(convolution, '_PIXELS', pixels)
+  for k in kernels:
+    x, kernel = normal(0, 6, size, size, 3), normal(1, k, k, 3, outputs)
 
-      def slopes(kernel, products, x=x):
-        def loss(x, kernel):
-          y = convolution._conv(x, kernel, (1, 1), products)
-          return jnp.sum(jnp.sin(y))
+    def slopes(kernel, products, x=x):
+      def loss(x, kernel):
+        y = convolution._conv(x, kernel, (1, 1), products)
+        return jnp.sum(jnp.sin(y))
 
-        return jax.grad(loss, (0, 1))(x, kernel)
+      return jax.grad(loss, (0, 1))(x, kernel)
 
-      found = slopes(kernel, True)
-      wanted = slopes(kernel, False)
-      chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-4)
+    found = slopes(kernel, True)
+    wanted = slopes(kernel, False)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-4)
 
-      # Once more, as a critic's penalty does.
-      def penalty(kernel, products, slopes=slopes):
-        return jnp.sum(jnp.square(slopes(kernel, products)[0]))
+    # Once more, as a critic's penalty does.
+    def penalty(kernel, products, slopes=slopes):
+      return jnp.sum(jnp.square(slopes(kernel, products)[0]))
 
-      found = jax.grad(penalty)(kernel, True)
-      wanted = jax.grad(penalty)(kernel, False)
-      np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    found = jax.grad(penalty)(kernel, True)
+    wanted = jax.grad(penalty)(kernel, False)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize('groups', [1, 2])

@@ -157,9 +157,9 @@ def test_a_ready_teacher_teaches_the_same(tiny, lit, superbatch):
     ready = steps.ready_teacher(plan, tiny.teacher_variables)
     program = one_member.train_program(plan, jax.jit)
     found = program(begin(tiny), ready, superbatch, LIT, KEY)
-  assert 'folded' in str(jax.tree.structure(ready))
+  assert 'folded' in ready['params']['stem']['Conv_0']
   wanted = run(tiny, lit, begin(tiny), superbatch)
-  chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(found, wanted, rtol=2e-5, atol=2e-6)
 
 
 def test_loss_is_equation_1_of_its_parts(tiny, lit, superbatch):

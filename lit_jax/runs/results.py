@@ -41,9 +41,14 @@ def results(job: Job, found: list[JsonRow]) -> dict[str, Any]:
     'notes': notes,
     'rows': found,
     'device': _device(),
-    'versions': {n: importlib.metadata.version(n) for n in _REPORTED},
+    'versions': versions(),
     'command': shlex.join(['python', *_command()]),
   }
+
+
+def versions() -> dict[str, str]:
+  """Of the packages that numbers depend on."""
+  return {name: importlib.metadata.version(name) for name in _REPORTED}
 
 
 def _device():

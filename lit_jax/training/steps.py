@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lit_jax.blocks import example, infer, shapes
+from lit_jax.blocks import example, infer
 from lit_jax.layers import fold, on_cpu, shared_statistics
 from lit_jax.objectives import Objective
 from lit_jax.training.packing import repack, unpack
@@ -154,7 +154,7 @@ def teacher_outputs(
     )
 
   lead = jax.tree.leaves(inputs)[0].shape[:2]
-  piece = _piece(net, *lead)
+  piece = _piece(net, teacher, *lead)
   rows = jax.tree.map(lambda x: x.reshape((-1, piece, *x.shape[2:])), inputs)
   outputs = jax.tree.map(
     lambda t: t.reshape((*lead, *t.shape[2:])), lax.map(run, rows)
@@ -162,12 +162,12 @@ def teacher_outputs(
   return lax.stop_gradient(outputs)
 
 
-def _piece(net, slots, batch):
+def _piece(net, teacher, slots, batch):
   """Examples that the teacher takes at once."""
   count = slots * batch
   if on_cpu():
     return _PIECE if count % _PIECE == 0 else count
-  irs = jax.eval_shape(net.apply, shapes(net), example(net))[1]
+  irs = jax.eval_shape(net.apply, teacher, example(net))[1]
   largest = max(
     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(irs)
   )
