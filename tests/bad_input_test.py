@@ -28,13 +28,10 @@ from lit_jax.runs import runner
 from lit_jax.training import logs, loop
 from lit_jax.training.interrupt import Interrupted
 
-pytestmark = [
-  pytest.mark.usefixtures('compiled_once'),
-  # How ml_collections loads a configuration file.
-  pytest.mark.filterwarnings(
-    r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
-  ),
-]
+# How ml_collections loads a configuration file.
+pytestmark = pytest.mark.filterwarnings(
+  r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ROOT / 'experiments' / 'configs'
@@ -572,10 +569,8 @@ def _assert_full(outcome, workdir):
   assert 'no space left' in line.lower() and str(workdir) in line
 
 
-@pytest.mark.parametrize(
-  'error',
-  [pytest.param(_full, marks=pytest.mark.slow), _full_in_tensorstore],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('error', [_full, _full_in_tensorstore])
 def test_disk_full_at_a_checkpoint(error, small, monkeypatch, tmp_path):
   save = ocp.CheckpointManager.save
   saved = []

@@ -22,7 +22,6 @@ from lit_jax.runs import jobs, phases, rows, runner, teachers
 from lit_jax.tasks import Classify, classify
 from lit_jax.training import loop
 
-pytestmark = pytest.mark.usefixtures('compiled_once')
 
 CLASSES, SHAPE = 3, (4, 4, 2)
 

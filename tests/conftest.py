@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import sys
 from typing import Any
 
@@ -152,13 +153,19 @@ def accelerator_forms(monkeypatch):
     yield
 
 
-@pytest.fixture(scope='module')
-def compiled_once(tmp_path_factory):
-  """The same programs come again; compiling takes most of the time."""
+@pytest.fixture(scope='module', autouse=True)
+def programs_of_one_file(tmp_path_factory):
+  """Compiled programs are let go after each file, and kept on the disk.
+
+  Each takes some of the memory maps that Linux grants a process (65,530), and
+  XLA crashes where there are none left. The same programs come again, in this
+  process and the ones beside it, and compiling takes most of the time.
+  """
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent
   names = {
-    'jax_compilation_cache_dir': str(
-      tmp_path_factory.getbasetemp() / 'programs'
-    ),
+    'jax_compilation_cache_dir': str(folder / 'programs'),
     'jax_persistent_cache_min_compile_time_secs': 0.2,
   }
   before = {name: getattr(jax.config, name) for name in names}
@@ -169,16 +176,6 @@ def compiled_once(tmp_path_factory):
   for name, value in before.items():
     jax.config.update(name, value)
   compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope='module', autouse=True)
-def programs_of_one_file():
-  """Compiled programs are let go after each file.
-
-  Each takes some of the memory maps that Linux grants a process (65,530), and
-  XLA crashes where there are none left.
-  """
-  yield
   jax.clear_caches()
 
 

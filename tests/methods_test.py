@@ -16,13 +16,10 @@ from lit_jax.objectives import Objective, scratch
 from lit_jax.runs import jobs, phases, rows, runner
 from lit_jax.tasks import Classify
 
-pytestmark = [
-  pytest.mark.usefixtures('compiled_once'),
-  # How ml_collections loads a configuration file.
-  pytest.mark.filterwarnings(
-    r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
-  ),
-]
+# How ml_collections loads a configuration file.
+pytestmark = pytest.mark.filterwarnings(
+  r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
+)
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'experiments/configs/resnet.py'
 CLASSES, SHAPE = 10, (8, 8, 3)

@@ -39,7 +39,9 @@ def test_equal_units_are_the_depth():
   )
 
 
-@pytest.mark.parametrize('family', ['resnet', 'resnext'])
+@pytest.mark.parametrize(
+  'family', ['resnet', pytest.param('resnext', marks=pytest.mark.slow)]
+)
 def test_the_loop_over_equal_units_is_the_units_one_by_one(family):
   net = models.build(COMMON | {'family': family, 'units': [4, 3, 1]})
   rng = np.random.default_rng(0)

@@ -71,7 +71,12 @@ def far(found, wanted):
 
 @pytest.mark.parametrize(
   'network, follow',
-  [*((name, 'student') for name in NETWORKS), ('resnet', 'both')],
+  [
+    ('resnet', 'student'),
+    ('resnet', 'both'),
+    ('shortcut of 1x1', 'student'),
+    pytest.param('resnext', 'student', marks=pytest.mark.slow),
+  ],
 )
 def test_both_batches_in_one_are_two_passes(network, follow, monkeypatch):
   net, arguments = a_batch(NETWORKS[network])

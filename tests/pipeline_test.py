@@ -37,7 +37,6 @@ from lit_jax.training import (
 from lit_jax.training.checkpoint import Checkpoints
 from lit_jax.training.interrupt import Interrupted, Observer
 
-pytestmark = pytest.mark.usefixtures('compiled_once')
 
 # 100 examples are 6 steps an epoch; calls of 4 steps, so that every epoch ends
 # within a call, after 2 steps.
@@ -701,7 +700,13 @@ SHARED = _population(('lit-a', 3, 3, 0.5), ('lit-b', 4, 3, 0.2))
 OWN_DATA = _population(('lit-a', 3, 3, 0.5), ('lit-c', 4, 4, 0.5))
 
 
-@pytest.mark.parametrize('method', [SHARED, OWN_DATA], ids=['shared', 'own'])
+@pytest.mark.parametrize(
+  'method',
+  [
+    pytest.param(SHARED, id='shared', marks=pytest.mark.slow),
+    pytest.param(OWN_DATA, id='own'),
+  ],
+)
 def test_a_member_is_the_student_trained_alone(
   method, finished, through, tmp_path, no_report
 ):

@@ -37,6 +37,7 @@ def test_own_network_example_runs(tmp_path, monkeypatch):
   assert right[64:].mean() == pytest.approx(results['rows'][1]['accuracy'])
 
 
+@pytest.mark.slow
 def test_own_loop_example_minimises_eq_1(capsys):
   *_, loop = _examples()
   assert len([line for line in loop.splitlines() if line]) <= 25

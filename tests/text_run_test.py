@@ -16,13 +16,10 @@ from lit_jax.networks import saved
 from lit_jax.runs import runner, train
 from lit_jax.training import loop
 
-pytestmark = [
-  pytest.mark.usefixtures('compiled_once'),
-  # How ml_collections loads a configuration file.
-  pytest.mark.filterwarnings(
-    r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
-  ),
-]
+# How ml_collections loads a configuration file.
+pytestmark = pytest.mark.filterwarnings(
+  r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
+)
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'experiments/configs/vdcnn.py'
 # Of each network of this run; the step is the same at any size.
@@ -269,6 +266,7 @@ def _scratch(**changes):
   return {'method': 'scratch', 'scratch.epochs': 1, **changes}
 
 
+@pytest.mark.slow
 def test_a_baseline_that_fails_leaves_the_other_rows(
   amazon, tmp_path, monkeypatch
 ):

@@ -14,13 +14,10 @@ from lit_jax.networks import saved
 from lit_jax.report import write_html
 from lit_jax.training import checkpoint, loop
 
-pytestmark = [
-  pytest.mark.usefixtures('compiled_once'),
-  # How ml_collections loads a configuration file.
-  pytest.mark.filterwarnings(
-    r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
-  ),
-]
+# How ml_collections loads a configuration file.
+pytestmark = pytest.mark.filterwarnings(
+  r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
+)
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'experiments/configs/stargan.py'
 # 80 images: five steps an epoch, of which the second and the fourth update the
@@ -226,6 +223,7 @@ def _with_teacher(celeba, taught):
   return taught
 
 
+@pytest.mark.slow
 def test_a_given_teacher_brings_its_discriminator(celeba, taught, tmp_path):
   taught = _with_teacher(celeba, taught)
   given = {'teacher.checkpoint': taught, 'finetune.epochs': 1}
