@@ -115,7 +115,7 @@ class Counted(NamedTuple):
 
   Attributes:
     teacher: kernels of what runs once a call: the teacher, and preparation.
-    student: kernels of one step.
+    student: kernels of one step, of a mean one where steps differ.
     call: launches once a call.
     step: launches of a step.
     temporary: bytes beside arguments and results.
@@ -145,7 +145,9 @@ class Compiler:
       UserError: the plugin is of another version than JAX.
     """
     compiled: Any = _compile(settings, TARGETS[target])
-    known, loops = hlo.kernels(hlo.parse(compiled.as_text()))
+    # What not every step does, one in a cycle does.
+    share = 1 / settings['cycle']
+    known, loops = hlo.kernels(hlo.parse(compiled.as_text()), share)
     steps = max(loops, key=lambda loop: len(loop.kernels))
     (thunks,) = pathlib.Path(folder).glob(_THUNKS.format(_program.__name__))
     call, step = launches(thunks.read_text())
@@ -340,18 +342,18 @@ def numbers(
 
 
 def _count(kernels):
-  return sum(kernel.times for kernel in kernels)
+  return round(sum(kernel.times for kernel in kernels))
 
 
 def _sum(kernels, name):
-  return sum(kernel.times * getattr(kernel, name) for kernel in kernels)
+  return round(sum(kernel.times * getattr(kernel, name) for kernel in kernels))
 
 
 def _kinds(kernels):
   found = collections.Counter()
   for kernel in kernels:
     found[kernel.kind] += kernel.times
-  return dict(found.most_common())
+  return {kind: round(count) for kind, count in found.most_common()}
 
 
 def assumptions(target: Target, precision: str) -> str:

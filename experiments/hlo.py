@@ -80,13 +80,14 @@ class Kernel(NamedTuple):
     kind: 'convolution', 'kernel gradient', 'reduce', 'elementwise', ….
     bytes: read and written in memory, each operand once.
     flops: of convolutions and products of matrices, two a multiply-accumulate.
-    times: how often it runs in one run of the program, or of its loop's body.
+    times: how often it runs in one run of the program, or of its loop's body;
+      a mean where a condition decides.
   """
 
   kind: str
   bytes: int
   flops: float
-  times: int
+  times: float
 
 
 class Loop(NamedTuple):
@@ -161,18 +162,28 @@ def _shapes(kind):
   ]
 
 
-def kernels(module: Module) -> tuple[tuple[Kernel, ...], tuple[Loop, ...]]:
+def kernels(
+  module: Module, share: float = 1.0
+) -> tuple[tuple[Kernel, ...], tuple[Loop, ...]]:
   """All kernels: those that run a known number of times, and open loops.
 
-  Of a condition's branches the one with most kernels counts. The kernel that
-  only tells whether a loop goes on is left out.
+  The kernel that only tells whether a loop goes on is left out.
+
+  Args:
+    module: see `parse`.
+    share: of the times that a condition is met, those when it takes the branch
+      of the most kernels; of the rest it takes the one of the fewest. An open
+      loop within another has so many turns, for it stands for a condition.
   """
   loops: list[Loop] = []
-  known = tuple(_walk(module, module.entry, 1, loops))
+  known = tuple(_walk(module, module.entry, 1.0, share, loops, False))
   return known, tuple(loops)
 
 
-def _walk(module, name, times, loops) -> Iterator[Kernel]:
+def _walk(module, name, times, share, loops, within) -> Iterator[Kernel]:
+  def walk(name, times, within=within):
+    return _walk(module, name, times, share, loops, within)
+
   computation = module.computations[name]
   for one in computation.values():
     if one.op in _FREE or one.op.endswith('-done'):
@@ -180,18 +191,19 @@ def _walk(module, name, times, loops) -> Iterator[Kernel]:
     if one.op == 'while':
       body = one.attribute(r'body=%?([\w.-]+)')
       count = one.attribute(r'known_trip_count":\{"n":"(\d+)"')
-      if count is None:
-        loops.append(Loop(body, tuple(_walk(module, body, 1, loops))))
+      if count is not None:
+        yield from walk(body, times * int(count))
+      elif within:
+        yield from walk(body, times * share)
       else:
-        yield from _walk(module, body, times * int(count), loops)
+        loops.append(Loop(body, tuple(walk(body, 1.0, True))))
     elif one.op == 'conditional':
-      yield from max(
-        (tuple(_walk(module, b, times, loops)) for b in _branches(one)), key=len
-      )
+      branches = sorted(_branches(one), key=lambda b: len([*walk(b, 1)]))
+      if share < 1:
+        yield from walk(branches[0], times * (1 - share))
+      yield from walk(branches[-1], times * share)
     elif one.op == 'call':
-      yield from _walk(
-        module, one.attribute(r'to_apply=%?([\w.-]+)'), times, loops
-      )
+      yield from walk(one.attribute(r'to_apply=%?([\w.-]+)'), times)
     else:
       yield _kernel(module, computation, one, times)
 

@@ -174,6 +174,17 @@ def job(
   }
 
 
+def narrowed(settings: Job) -> Job:
+  """The job with few channels, where networks have a width of their own."""
+  narrow: dict[str, Any] = {
+    role: settings[role] | ({'width': 8} if 'width' in settings[role] else {})
+    for role in ('teacher', 'student')
+  }
+  if settings['translate']:
+    narrow['translate'] = settings['translate'] | {'discriminator_width': 8}
+  return {**settings, **narrow}
+
+
 def data(settings: Job) -> Split:
   """Random inputs, of which an epoch makes full calls."""
   call = settings['steps_per_call'] * settings['batch']

@@ -22,7 +22,6 @@ from lit_jax.runs import jobs, phases, rows, runner, teachers
 from lit_jax.tasks import Classify, classify
 from lit_jax.training import loop
 
-
 CLASSES, SHAPE = 3, (4, 4, 2)
 
 
@@ -275,6 +274,7 @@ def test_variables_of_another_teacher(tmp_path):
     run(tmp_path, teacher_variables=other)
 
 
+@pytest.mark.slow
 def test_several_inputs(tmp_path):
   """An image and a number: any pytree of arrays."""
 

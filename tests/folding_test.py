@@ -47,7 +47,9 @@ def test_a_folded_network_is_the_same(network):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * abs(b).max())
 
 
-@pytest.mark.parametrize('network', ['resnet', 'vdcnn'])
+@pytest.mark.parametrize(
+  'network', ['resnet', pytest.param('vdcnn', marks=pytest.mark.slow)]
+)
 def test_in_bfloat16_it_is_as_near_to_float32(network):
   exact = models.build(NETWORKS[network])
   net = models.build(NETWORKS[network], jnp.bfloat16)

@@ -140,6 +140,7 @@ def _phase(name, objective, epochs, rate, **settings):
   )
 
 
+@pytest.mark.slow
 def test_lit_learns(monkeypatch, tmp_path):
   monkeypatch.setattr(rows, 'latency_ms', lambda *args: 1.0)
   monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)

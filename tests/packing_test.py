@@ -131,7 +131,9 @@ def merged(monkeypatch):
   return found
 
 
-@pytest.mark.parametrize('devices_', [1, 2])
+@pytest.mark.parametrize(
+  'devices_', [pytest.param(1, marks=pytest.mark.slow), 2]
+)
 def test_steps_are_those_of_the_plain_forms(tiny, merged, devices_):
   plan = tiny.plan(optimizer())
   superbatch = tiny.superbatch(C, BATCH)
@@ -147,6 +149,7 @@ def test_steps_are_those_of_the_plain_forms(tiny, merged, devices_):
   chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_float16_skips_the_same_steps(tiny, merged):
   teacher, student = tiny.networks(jnp.float16)
   plan = tiny.plan(optimizer(), teacher=teacher, student=student)
@@ -167,6 +170,7 @@ def test_float16_skips_the_same_steps(tiny, merged):
   np.testing.assert_allclose(metrics['loss'], own_metrics['loss'], rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_whose_statistics_follow_whom(tiny, merged):
   plan = tiny.plan(optimizer())
   superbatch = tiny.superbatch(1, BATCH)

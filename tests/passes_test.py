@@ -73,7 +73,7 @@ def far(found, wanted):
   'network, follow',
   [
     ('resnet', 'student'),
-    ('resnet', 'both'),
+    pytest.param('resnet', 'both', marks=pytest.mark.slow),
     ('shortcut of 1x1', 'student'),
     pytest.param('resnext', 'student', marks=pytest.mark.slow),
   ],

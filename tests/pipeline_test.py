@@ -37,7 +37,6 @@ from lit_jax.training import (
 from lit_jax.training.checkpoint import Checkpoints
 from lit_jax.training.interrupt import Interrupted, Observer
 
-
 # 100 examples are 6 steps an epoch; calls of 4 steps, so that every epoch ends
 # within a call, after 2 steps.
 BATCH, PER_CALL, PER_EPOCH = 16, 4, 6
@@ -593,11 +592,12 @@ def test_a_workdir_as_teacher(finished, through):
   assert not (workdir / 'teacher').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'calls, places',
   [
-    pytest.param([1], ['lit/lit at step 4 of 12'], marks=pytest.mark.slow),
-    pytest.param([2], ['lit/lit at step 6 of 12'], marks=pytest.mark.slow),
+    ([1], ['lit/lit at step 4 of 12']),
+    ([2], ['lit/lit at step 6 of 12']),
     # Every further run makes one call and is stopped again.
     (
       [3, 1, 1],
@@ -700,13 +700,8 @@ SHARED = _population(('lit-a', 3, 3, 0.5), ('lit-b', 4, 3, 0.2))
 OWN_DATA = _population(('lit-a', 3, 3, 0.5), ('lit-c', 4, 4, 0.5))
 
 
-@pytest.mark.parametrize(
-  'method',
-  [
-    pytest.param(SHARED, id='shared', marks=pytest.mark.slow),
-    pytest.param(OWN_DATA, id='own'),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('method', [SHARED, OWN_DATA], ids=['shared', 'own'])
 def test_a_member_is_the_student_trained_alone(
   method, finished, through, tmp_path, no_report
 ):
@@ -990,6 +985,7 @@ def test_parameters_that_the_last_step_spoiled(
   assert int(_restored(tmp_path / 'scratch' / 'scratch').step[0]) == PER_EPOCH
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_not_fatal(tmp_path, monkeypatch, no_report):
   # So large that the first gradients overflow; it halves at each such step.
   huge = DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2.0**24))

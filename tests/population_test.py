@@ -105,7 +105,9 @@ def compare(states, metrics, wanted, close=close):
   assert len({float(m['loss'][0]) for _, m in wanted}) == MEMBERS
 
 
-@pytest.fixture(params=['one by one', 'all at once'])
+@pytest.fixture(
+  params=['one by one', pytest.param('all at once', marks=pytest.mark.slow)]
+)
 def form(request, monkeypatch):
   """How the members run: as on a CPU, and as elsewhere."""
   one_by_one = request.param == 'one by one'

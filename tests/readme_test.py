@@ -21,6 +21,7 @@ def _run(code, names):
   exec(compile(code, 'README.md', 'exec'), names)
 
 
+@pytest.mark.slow
 def test_own_network_example_runs(tmp_path, monkeypatch):
   network, load, _ = _examples()
   monkeypatch.chdir(tmp_path)

@@ -388,7 +388,10 @@ def losses_by_hand(one, found, entropy):
   'case, entropy, other',
   [
     ('translation', summed_entropy, softmax_entropy),
-    ('translation_one_domain', softmax_entropy, summed_entropy),
+    pytest.param(
+      *('translation_one_domain', softmax_entropy, summed_entropy),
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_losses_by_hand(case, entropy, other):

@@ -22,6 +22,10 @@ from lit_jax.layers.device import on_cpu
 
 _STATISTICS_MOMENTUM = 0.9
 _EPSILON = 1e-5
+# Sums of a batch's pixels in two stages on a GPU: first in that many rows, so
+# that all of it has work, then of that many parts at a time, which XLA takes
+# together with what is computed from the sum.
+_ROWS, _PARTS = 32, 15
 
 
 def batch_norm(x, scale, bias, axis_name=None):
@@ -70,6 +74,16 @@ def _batch_norm(x, scale, bias, shortcut, static):
   return _batch_norm_forward(x, scale, bias, shortcut, static)[0]
 
 
+def _at_once(*arrays):
+  """Small arrays of one shape, which one kernel of a GPU computes.
+
+  XLA would make several, or compute some of them again for every pixel.
+  """
+  if on_cpu():
+    return arrays
+  return tuple(lax.optimization_barrier(jnp.stack(arrays)))
+
+
 def _sums(a, b, batches):
   """Sums by channel of two arrays [n, …, c], which a GPU reads once.
 
@@ -78,18 +92,28 @@ def _sums(a, b, batches):
   Returns:
     [batches, c] each.
   """
-  axes = tuple(range(a.ndim - 1))
   if on_cpu() and batches == 1:
+    axes = tuple(range(a.ndim - 1))
     return a.sum(axes)[None], b.sum(axes)[None]
   zero = jnp.zeros((), a.dtype)
 
   def add(x, y):
     return tuple(jax.tree.map(jnp.add, x, y))
 
-  # Of each example first: all at once would be one long row of atomic sums.
-  pair = lax.reduce((a, b), (zero, zero), add, axes[1:])
-  parts = tuple(s.reshape(batches, -1, s.shape[-1]) for s in pair)
-  return lax.reduce(parts, (zero, zero), add, (1,))
+  # Of few examples first: all at once would be one long row of atomic sums.
+  rows = batches * _divisor(len(a) // batches, _ROWS)
+  flat = tuple(x.reshape(rows, -1, x.shape[-1]) for x in (a, b))
+  pair = jnp.stack(lax.reduce(flat, (zero, zero), add, (1,)))
+  parts = pair.reshape(2, batches, -1, pair.shape[-1])
+  count = parts.shape[2]
+  slices = jnp.split(parts, count // _divisor(count, _PARTS), 2)
+  first, second = functools.reduce(jnp.add, slices).sum(2)
+  return first, second
+
+
+def _divisor(n, most):
+  """The largest one of n that is not above `most`."""
+  return max(k for k in range(1, min(n, most) + 1) if n % k == 0)
 
 
 def _reduce(x, axis_name):
@@ -113,7 +137,10 @@ def _batch_norm_forward(x, scale, bias, shortcut, static):
   var = jnp.maximum(squares / count - mean * mean, 0.0)
   inverse = lax.rsqrt(var + _EPSILON)
   slope = inverse * scale[None]
-  y = wide * _by_example(slope, x) + _by_example(bias[None] - mean * slope, x)
+  mean, var, inverse, slope, offset = _at_once(
+    mean, var, inverse, slope, bias[None] - mean * slope
+  )
+  y = wide * _by_example(slope, x) + _by_example(offset, x)
   if shortcut is not None:
     y = y + shortcut.astype(jnp.float32)
   if static.relu:
@@ -136,10 +163,16 @@ def _batch_norm_backward(static, kept, cotangents):
   # input's needs the sums over every example that shared the statistics.
   all_dbias, all_dscale = _reduce((dbias, dscale), static.axis_name)
   slope = scale[None] * inverse
+  dscale, dbias, all_dscale, all_dbias = _at_once(
+    dscale,
+    dbias,
+    slope * inverse * all_dscale / count,
+    slope * all_dbias / count,
+  )
   dx = (
     wide * _by_example(slope, x)
-    - _by_example(slope * all_dbias / count, x)
-    - centred * _by_example(slope * inverse * all_dscale / count, x)
+    - _by_example(all_dbias, x)
+    - centred * _by_example(all_dscale, x)
   )
   return (
     dx.astype(x.dtype),

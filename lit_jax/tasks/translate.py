@@ -238,15 +238,16 @@ class Translate(Task):
 
     state, metrics = steps.update(plan, state, critic_loss, DISCRIMINATOR)
 
-    def rest(state):
-      shapes = jax.eval_shape(generator, state)[1]
-      return state, jax.tree.map(lambda m: jnp.full((), jnp.nan), shapes)
-
     if self.n_critic == 1:
       state, found = generator(state)
-    else:
-      turn = (step + 1) % self.n_critic == 0
-      state, found = lax.cond(turn, generator, rest, state)
+      return state, _joined(metrics, found)
+    # A loop of one turn or none, for a condition would copy the state.
+    turns = ((step + 1) % self.n_critic == 0).astype(jnp.int32)
+    shapes = jax.eval_shape(generator, state)[1]
+    none = jax.tree.map(lambda m: jnp.full((), jnp.nan), shapes)
+    state, found = lax.fori_loop(
+      0, turns, lambda _, carry: generator(carry[0]), (state, none)
+    )
     return state, _joined(metrics, found)
 
   def _critic_loss(self, plan, state, params, x, asked, mix):
