@@ -665,17 +665,24 @@ def _count(batches: Mapping[str, Sequence[int]]) -> None:
     print('PyTorch is not installed, so that its operators are not counted')
   rows: list[Record] = []
   operators: dict[Any, int | None] = {}
-  for job in jobs:
-    # They are as many in a batch of any size.
-    kind = job['case'], job['phase'], job['precision']
-    if kind not in operators:
-      operators[kind] = _eager_operators(job) if _has_torch() else None
-    eager = operators[kind]
-    row = compiled.numbers(_compiled(job, name), job, target, eager)
-    _console().print(compiled.table([row], target))
-    rows.append(row)
-    if _JSON.value:
-      write_json(pathlib.Path(_JSON.value).expanduser(), rows)
+  try:
+    for job in jobs:
+      # They are as many in a batch of any size.
+      kind = job['case'], job['phase'], job['precision']
+      if kind not in operators:
+        operators[kind] = _eager_operators(job) if _has_torch() else None
+      eager = operators[kind]
+      row = compiled.numbers(_compiled(job, name), job, target, eager)
+      print(
+        f'{row["case"]} {row["phase"]}, {row["batch"]}, {row["precision"]}: '
+        f'{row["student_kernels"]} kernels a step',
+        flush=True,
+      )
+      rows.append(row)
+      if _JSON.value:
+        write_json(pathlib.Path(_JSON.value).expanduser(), rows)
+  finally:
+    _console().print(compiled.table(rows, target))
   for precision in precisions:
     print(compiled.assumptions(target, precision))
 

@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 bad input; 128 + the signal's number when stopped.
 """
 
 import errno
+import functools
 import pathlib
 import re
 import sys
@@ -24,7 +25,7 @@ from lit_jax.training.interrupt import Interrupted, Observer, stop_on_signals
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='A file of experiments/configs; keys by --config.KEY=.'
 )
-_WORKDIR = flags.DEFINE_string(
+WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of checkpoints and results.'
 )
 _BAD_INPUT = 2
@@ -47,10 +48,11 @@ def main(build: Callable[[ConfigDict], jobs.Job]) -> None:
   Args:
     build: the run that a configuration describes.
   """
-  app.run(lambda argv: _exit_code(build, argv), flags_parser=_parse)
+  app.run(command(functools.partial(_run, build)), flags_parser=parse)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses flags, for `app.run`; a wrong one is told of in a line."""
   try:
     return flags.FLAGS(argv)
   except (KeyError, AttributeError) as error:
@@ -67,36 +69,48 @@ def _unknown_key(text: str) -> str:
   return f"unknown config key '{names[0]}'{hint}" if names else text
 
 
-def _exit_code(build, argv) -> int:
-  if not flags.FLAGS['verbosity'].present:
-    # Orbax tells of every file that it writes.
-    logging.set_verbosity(logging.ERROR)
-  try:
-    observer = startup.FirstSteps()
-    with stop_on_signals(observer):
-      _run(build, argv, observer)
-    return 0
-  except UserError as error:
-    return _fail(str(error))
-  except Interrupted as stopped:
-    print(stopped, file=sys.stderr)
-    return 128 + stopped.number
-  except KeyboardInterrupt:
-    print('stopped at once; the last checkpoint stands', file=sys.stderr)
-    return 130
-  except Exception as error:
-    if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
+def command(
+  body: Callable[[Sequence[str], Observer], None],
+) -> Callable[[Sequence[str]], int]:
+  """A command line, for `app.run`, that tells of errors as this file says.
+
+  Args:
+    body: does the work; it is given what is left of the arguments, and what
+      asks for a stop.
+  """
+
+  def exit_code(argv):
+    if not flags.FLAGS['verbosity'].present:
+      # Orbax tells of every file that it writes.
+      logging.set_verbosity(logging.ERROR)
+    try:
+      observer = startup.FirstSteps()
+      with stop_on_signals(observer):
+        body(argv, observer)
+      return 0
+    except UserError as error:
+      return _fail(str(error))
+    except Interrupted as stopped:
+      print(stopped, file=sys.stderr)
+      return 128 + stopped.number
+    except KeyboardInterrupt:
+      print('stopped at once; the last checkpoint stands', file=sys.stderr)
+      return 130
+    except Exception as error:
+      if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
+        return _fail(
+          'out of device memory; lower --config.steps_per_call or '
+          '--config.batch_size, in a new workdir'
+        )
+      reason = disk_error(error)
+      if reason is None:
+        raise
       return _fail(
-        'out of device memory; lower --config.steps_per_call or '
-        '--config.batch_size, in a new workdir'
+        f'the file system refuses {reason}; make room or choose another '
+        'folder, and run the same command again to go on'
       )
-    reason = disk_error(error)
-    if reason is None:
-      raise
-    return _fail(
-      f'the file system refuses {reason}; make room or choose another folder, '
-      'and run the same command again to go on'
-    )
+
+  return exit_code
 
 
 def _run(build, argv: Sequence[str], observer: Observer) -> None:
@@ -109,7 +123,7 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
       'no configuration; give --config=FILE, such as '
       'experiments/configs/resnet.py for images or vdcnn.py for texts'
     )
-  if not _WORKDIR.value:
+  if not WORKDIR.value:
     raise UserError('no workdir; give --workdir=DIR, a folder for the results')
   try:
     # A file that is missing is found at the first look into it.
@@ -117,7 +131,7 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     names = recipes.row_names(config)
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None
-  workdir = pathlib.Path(_WORKDIR.value).expanduser()
+  workdir = pathlib.Path(WORKDIR.value).expanduser()
   checkpoint = config.teacher.get('checkpoint', '')
   results = runner.finished(workdir, recipes.as_json(config), names, checkpoint)
   if results is None:
@@ -143,11 +157,11 @@ def disk_error(error: BaseException) -> str | None:
     if isinstance(seen, OSError) and seen.errno in (
       errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
     ):  # fmt: skip
-      return f'{seen.filename or _WORKDIR.value}: {seen.strerror}'
+      return f'{seen.filename or WORKDIR.value}: {seen.strerror}'
     text = str(seen).lower()
     for phrase in ('no space left', 'read-only file system', 'quota exceeded'):
       if phrase in text:
-        return f'{_WORKDIR.value}: {phrase}'
+        return f'{WORKDIR.value}: {phrase}'
     seen = seen.__cause__ or seen.__context__
   return None
 

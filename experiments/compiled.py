@@ -117,7 +117,7 @@ class Counted(NamedTuple):
     teacher: kernels of what runs once a call: the teacher, and preparation.
     student: kernels of one step, of a mean one where steps differ.
     call: launches once a call.
-    step: launches of a step.
+    step: launches of a step; where steps differ, of one that does all.
     temporary: bytes beside arguments and results.
   """
 
@@ -353,7 +353,7 @@ def _kinds(kernels):
   found = collections.Counter()
   for kernel in kernels:
     found[kernel.kind] += kernel.times
-  return {kind: round(count) for kind, count in found.most_common()}
+  return {kind: round(count, 1) for kind, count in found.most_common()}
 
 
 def assumptions(target: Target, precision: str) -> str:

@@ -198,10 +198,13 @@ def _walk(module, name, times, share, loops, within) -> Iterator[Kernel]:
       else:
         loops.append(Loop(body, tuple(walk(body, 1.0, True))))
     elif one.op == 'conditional':
-      branches = sorted(_branches(one), key=lambda b: len([*walk(b, 1)]))
-      if share < 1:
-        yield from walk(branches[0], times * (1 - share))
-      yield from walk(branches[-1], times * share)
+      branches = [tuple(walk(b, times)) for b in _branches(one)]
+      for branch, part in (
+        (min(branches, key=len), 1 - share),
+        (max(branches, key=len), share),
+      ):
+        for kernel in branch if part else ():
+          yield kernel._replace(times=kernel.times * part)
     elif one.op == 'call':
       yield from walk(one.attribute(r'to_apply=%?([\w.-]+)'), times)
     else:

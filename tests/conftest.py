@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import sys
 from typing import Any
 
@@ -158,12 +157,11 @@ def programs_of_one_file(tmp_path_factory):
   """Compiled programs are let go after each file, and kept on the disk.
 
   Each takes some of the memory maps that Linux grants a process (65,530), and
-  XLA crashes where there are none left. The same programs come again, in this
-  process and the ones beside it, and compiling takes most of the time.
+  XLA crashes where there are none left. The same programs come again, and
+  compiling takes most of the time. Each process has a folder of its own, for
+  JAX does not write an entry at once.
   """
   folder = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    folder = folder.parent
   names = {
     'jax_compilation_cache_dir': str(folder / 'programs'),
     'jax_persistent_cache_min_compile_time_secs': 0.2,

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import lax
 
 from lit_jax import layers
-from lit_jax.layers import convolution, winograd
+from lit_jax.layers import convolution, normalisation, winograd
 
 # Sums of at most some hundred products of order 1, in another order.
 close = functools.partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-5)
@@ -157,6 +157,72 @@ def test_norm_shortcut_and_relu_at_once(dtypes):
   # A ReLU that is not closed, or a shortcut left out, would be far off.
   assert 0.2 < float((found[1][0] == 0).mean()) < 0.8
   assert abs(np.asarray(found[0][2], np.float32)).max() > 0
+
+
+def _norm(x, scale, bias):
+  """Gradients of a loss of the output; output, mean and variance."""
+
+  def loss(x, scale, bias):
+    y, mean, var = normalisation.batch_norm(x, scale, bias)
+    return weighted(y), (y, mean, var)
+
+  gradients = jax.grad(loss, (0, 1, 2), has_aux=True)
+  return jax.jit(gradients)(x, scale, bias)
+
+
+# One row an example, several examples a row, slices of one part, and numbers of
+# examples that have no fitting divisor.
+@pytest.mark.parametrize(
+  'shape',
+  [
+    *((n, 3, 2, 5) for n in (1, 2, 16, 31, 32, 34, 37, 74, 128)),
+    (64, 5),
+    (96, 3, 5),
+  ],
+)
+def test_sums_in_two_stages(shape):
+  x = 3 + normal(0, *shape)
+  arguments = x, normal(1, 5), normal(2, 5)
+  wanted = _norm(*arguments)
+  with layers.plain_forms():
+    found = _norm(*arguments)
+  axes = tuple(range(x.ndim - 1))
+  # Of up to 768 numbers about 3: the squares' sum has 24 bits.
+  np.testing.assert_allclose(found[1][1], x.mean(axes), rtol=1e-5)
+  np.testing.assert_allclose(found[1][2], x.var(axes), rtol=1e-3, atol=1e-5)
+  for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * (1 + abs(b).max()))
+
+
+def test_sums_in_two_stages_of_several_members():
+  members = 3
+  arguments = (
+    normal(0, members, 36, 3, 2, 5),
+    normal(1, members, 5),
+    normal(2, members, 5),
+  )
+  wanted = [_norm(*(a[i] for a in arguments)) for i in range(members)]
+  with layers.plain_forms():
+    found = jax.vmap(_norm)(*arguments)
+  for i, alone in enumerate(wanted):
+    own = jax.tree.map(lambda v, i=i: v[i], found)
+    chex.assert_trees_all_close(own, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_in_two_stages_of_each_half():
+  norm = layers.BatchNorm()
+  x = jnp.concatenate([normal(0, 34, 3, 2, 5), 2 + normal(1, 34, 3, 2, 5)])
+  variables = norm.init(jax.random.key(0), x)
+
+  def run(x):
+    return norm.apply(variables, x, True, mutable=['batch_stats'])
+
+  halves = [run(half) for half in jnp.split(x, 2)]
+  with layers.plain_forms(), layers.two_batches((1,)):
+    y, statistics = run(x)
+  wanted = jnp.concatenate([half for half, _ in halves])
+  np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
+  chex.assert_trees_all_close(statistics, halves[1][1], rtol=1e-5)
 
 
 def test_conv_init_is_he_fan_out():

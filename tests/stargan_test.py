@@ -389,7 +389,9 @@ def losses_by_hand(one, found, entropy):
   [
     ('translation', summed_entropy, softmax_entropy),
     pytest.param(
-      *('translation_one_domain', softmax_entropy, summed_entropy),
+      'translation_one_domain',
+      softmax_entropy,
+      summed_entropy,
       marks=pytest.mark.slow,
     ),
   ],

@@ -22,9 +22,10 @@ from lit_jax.layers.device import on_cpu
 
 _STATISTICS_MOMENTUM = 0.9
 _EPSILON = 1e-5
-# Sums of a batch's pixels in two stages on a GPU: first in that many rows, so
-# that all of it has work, then of that many parts at a time, which XLA takes
-# together with what is computed from the sum.
+# A GPU sums a batch's pixels in two stages: first in at most so many rows (few
+# would leave much of it without work, and more give the second stage kernels of
+# its own), then at most so many parts at a time, which XLA was seen to join
+# with what is computed from the sum.
 _ROWS, _PARTS = 32, 15
 
 
@@ -101,7 +102,9 @@ def _sums(a, b, batches):
     return tuple(jax.tree.map(jnp.add, x, y))
 
   # Of few examples first: all at once would be one long row of atomic sums.
-  rows = batches * _divisor(len(a) // batches, _ROWS)
+  each = len(a) // batches
+  rows = _divisor(each, _ROWS)
+  rows = batches * (each if rows < _ROWS // 4 else rows)
   flat = tuple(x.reshape(rows, -1, x.shape[-1]) for x in (a, b))
   pair = jnp.stack(lax.reduce(flat, (zero, zero), add, (1,)))
   parts = pair.reshape(2, batches, -1, pair.shape[-1])
@@ -163,7 +166,7 @@ def _batch_norm_backward(static, kept, cotangents):
   # input's needs the sums over every example that shared the statistics.
   all_dbias, all_dscale = _reduce((dbias, dscale), static.axis_name)
   slope = scale[None] * inverse
-  dscale, dbias, all_dscale, all_dbias = _at_once(
+  dscale, dbias, of_centred, constant = _at_once(
     dscale,
     dbias,
     slope * inverse * all_dscale / count,
@@ -171,8 +174,8 @@ def _batch_norm_backward(static, kept, cotangents):
   )
   dx = (
     wide * _by_example(slope, x)
-    - _by_example(all_dbias, x)
-    - centred * _by_example(all_dscale, x)
+    - _by_example(constant, x)
+    - centred * _by_example(of_centred, x)
   )
   return (
     dx.astype(x.dtype),

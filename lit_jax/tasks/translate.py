@@ -244,7 +244,7 @@ class Translate(Task):
     # A loop of one turn or none, for a condition would copy the state.
     turns = ((step + 1) % self.n_critic == 0).astype(jnp.int32)
     shapes = jax.eval_shape(generator, state)[1]
-    none = jax.tree.map(lambda m: jnp.full((), jnp.nan), shapes)
+    none = jax.tree.map(lambda m: jnp.full((), jnp.nan, m.dtype), shapes)
     state, found = lax.fori_loop(
       0, turns, lambda _, carry: generator(carry[0]), (state, none)
     )
