@@ -206,7 +206,9 @@ def test_resnet_20_has_the_known_number_of_parameters():
   assert parameters(resnet(20)) == 269_722
 
 
-@pytest.mark.parametrize('depth', [20, 32, 44, 56, 110])
+@pytest.mark.parametrize(
+  'depth', [20, 32, 44, 56, pytest.param(110, marks=pytest.mark.slow)]
+)
 def test_resnext_of_the_papers_depths(depth):
   net = resnext(depth)
   # Of a unit with inner width d and outer width o = 2 d, 32 groups:

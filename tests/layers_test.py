@@ -175,7 +175,7 @@ def _norm(x, scale, bias):
 @pytest.mark.parametrize(
   'shape',
   [
-    *((n, 3, 2, 5) for n in (1, 2, 16, 31, 32, 34, 37, 74, 128)),
+    *((n, 3, 2, 5) for n in (1, 16, 31, 32, 34, 74, 128)),
     (64, 5),
     (96, 3, 5),
   ],

@@ -160,6 +160,10 @@ def _sgd(rate, momentum=0.0, weight_decay=0.0, frozen=()):
   )
 
 
+# Other ways to sample down, in networks that are otherwise as another one.
+ALIKE_BUT_SLOW = 'vdcnn9_k_max', 'vdcnn9_conv', 'resnext8_16'
+
+
 @pytest.mark.parametrize('name', weights.PLAIN)
 def test_logits_and_irs_are_those_of_pytorch(name):
   net, seed = _network(name), _seed(name)
@@ -169,7 +173,13 @@ def test_logits_and_irs_are_those_of_pytorch(name):
   _assert_close(f'{name}/eval', _outputs(*found), FORWARD)
 
 
-@pytest.mark.parametrize('name', weights.PLAIN)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in ALIKE_BUT_SLOW else ())
+    for name in weights.PLAIN
+  ],
+)
 def test_training_step_is_that_of_pytorch(name):
   net, seed = _network(name), _seed(name)
   variables, superbatch = _variables(net, seed), _superbatch(name)
