@@ -160,7 +160,7 @@ def _sgd(rate, momentum=0.0, weight_decay=0.0, frozen=()):
   )
 
 
-# Other ways to sample down, in networks that are otherwise as another one.
+# Variants of networks that are compared besides.
 ALIKE_BUT_SLOW = 'vdcnn9_k_max', 'vdcnn9_conv', 'resnext8_16'
 
 
