@@ -78,39 +78,39 @@ def command(
     body: does the work; it is given what is left of the arguments, and what
       asks for a stop.
   """
+  return functools.partial(_exit_code, body)
 
-  def exit_code(argv):
-    if not flags.FLAGS['verbosity'].present:
-      # Orbax tells of every file that it writes.
-      logging.set_verbosity(logging.ERROR)
-    try:
-      observer = startup.FirstSteps()
-      with stop_on_signals(observer):
-        body(argv, observer)
-      return 0
-    except UserError as error:
-      return _fail(str(error))
-    except Interrupted as stopped:
-      print(stopped, file=sys.stderr)
-      return 128 + stopped.number
-    except KeyboardInterrupt:
-      print('stopped at once; the last checkpoint stands', file=sys.stderr)
-      return 130
-    except Exception as error:
-      if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
-        return _fail(
-          'out of device memory; lower --config.steps_per_call or '
-          '--config.batch_size, in a new workdir'
-        )
-      reason = disk_error(error)
-      if reason is None:
-        raise
+
+def _exit_code(body, argv) -> int:
+  if not flags.FLAGS['verbosity'].present:
+    # Orbax tells of every file that it writes.
+    logging.set_verbosity(logging.ERROR)
+  try:
+    observer = startup.FirstSteps()
+    with stop_on_signals(observer):
+      body(argv, observer)
+    return 0
+  except UserError as error:
+    return _fail(str(error))
+  except Interrupted as stopped:
+    print(stopped, file=sys.stderr)
+    return 128 + stopped.number
+  except KeyboardInterrupt:
+    print('stopped at once; the last checkpoint stands', file=sys.stderr)
+    return 130
+  except Exception as error:
+    if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
       return _fail(
-        f'the file system refuses {reason}; make room or choose another '
-        'folder, and run the same command again to go on'
+        'out of device memory; lower --config.steps_per_call or '
+        '--config.batch_size, in a new workdir'
       )
-
-  return exit_code
+    reason = disk_error(error)
+    if reason is None:
+      raise
+    return _fail(
+      f'the file system refuses {reason}; make room or choose another folder, '
+      'and run the same command again to go on'
+    )
 
 
 def _run(build, argv: Sequence[str], observer: Observer) -> None:
@@ -135,16 +135,26 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
   checkpoint = config.teacher.get('checkpoint', '')
   results = runner.finished(workdir, recipes.as_json(config), names, checkpoint)
   if results is None:
-    startup.use_cores(config.batch_size, config.examples_per_device)
-    if startup.use_graphs() and jax.default_backend() == 'gpu':
-      print(
-        f'CUDA graphs: XLA_FLAGS={startup.GRAPHS} is set; a flag '
-        'of your own is left as it is'
-      )
-    startup.keep_programs(workdir)
+    start(config, workdir)
     results = runner.train_and_report(build(config), workdir, observer)
   Console().print(report.table(results))
   print(f'report: {workdir / "report.html"}')
+
+
+def start(config: recipes.Config, workdir: pathlib.Path) -> None:
+  """Settings of the process, before JAX first computes.
+
+  Args:
+    config: of what will be trained first.
+    workdir: keeps the compiled programs.
+  """
+  startup.use_cores(config.batch_size, config.examples_per_device)
+  if startup.use_graphs() and jax.default_backend() == 'gpu':
+    print(
+      f'CUDA graphs: XLA_FLAGS={startup.GRAPHS} is set; a flag '
+      'of your own is left as it is'
+    )
+  startup.keep_programs(workdir)
 
 
 def disk_error(error: BaseException) -> str | None:

@@ -158,7 +158,7 @@ def _students(config):
   Their networks still lack what depends on the data.
   """
   methods = [
-    _population(config, _method(config, name))
+    _population(config, method(config, name))
     for name in names(config.method, 'method')
   ]
   last = spec(config.student)
@@ -300,7 +300,12 @@ def _values(what, text):
   return values
 
 
-def _method(config, name):
+def method(config: Config, name: str) -> phases.Method:
+  """The method of that name.
+
+  Raises:
+    UserError: no such method or phase, or a setting that makes none.
+  """
   choose('method', name, (m for m in config.methods if m != phases.TEACHER))
   of_phases = names(config.methods[name], f'methods.{name}')
   return phases.Method(name, tuple(phase(config, n) for n in of_phases))

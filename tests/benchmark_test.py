@@ -42,10 +42,7 @@ FLOORS = {
 }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _parsed():
-  if not benchmark.flags.FLAGS.is_parsed():
-    benchmark.flags.FLAGS.mark_as_parsed()
+pytestmark = pytest.mark.usefixtures('parsed_flags')
 
 
 @functools.cache

@@ -12,10 +12,7 @@ from experiments import benchmark, compiled, hlo, ours
 TARGET = compiled.TARGETS['h100']
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _parsed():
-  if not benchmark.flags.FLAGS.is_parsed():
-    benchmark.flags.FLAGS.mark_as_parsed()
+pytestmark = pytest.mark.usefixtures('parsed_flags')
 
 
 def test_kernels_of_a_module_by_hand():

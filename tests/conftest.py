@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 from flax import linen as nn
 from jax.experimental.compilation_cache import compilation_cache
@@ -175,6 +176,13 @@ def programs_of_one_file(tmp_path_factory):
     jax.config.update(name, value)
   compilation_cache.reset_cache()
   jax.clear_caches()
+
+
+@pytest.fixture(scope='module')
+def parsed_flags():
+  """For commands that are called without a command line."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope='session')

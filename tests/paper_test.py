@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 from scipy import stats
 
@@ -17,6 +16,8 @@ from lit_jax.training.interrupt import Interrupted, Observer
 SMOKE = scales.find('smoke')
 FULL = scales.find('full')
 SIGNAL = 15
+
+pytestmark = pytest.mark.usefixtures('parsed_flags')
 
 # Statistics.
 
@@ -68,6 +69,21 @@ def test_what_can_be_detected_is_found_that_often():
   # By the spreads that are drawn, not the ones assumed: about .8.
   assert 0.74 < found / draws < 0.86
   assert statistics.detectable(rows[0], rows[1]._replace(n=1, std=None)) is None
+
+
+@pytest.mark.parametrize('n, std', [(2, 0.01), (3, 0.01), (3, 1.0), (20, 2.0)])
+def test_what_can_be_detected_at_any_degrees_of_freedom(n, std):
+  found = statistics.detectable(
+    statistics.Summary(n, 0.0, std), statistics.Summary(n, 0.0, 1.0)
+  )
+  error = math.sqrt((std**2 + 1) / n)
+  freedom = (n - 1) * (std**2 + 1) ** 2 / (std**4 + 1)
+  rng = np.random.default_rng(0)
+  spread = np.sqrt(rng.chisquare(freedom, 200_000) / freedom)
+  t = (rng.normal(size=200_000) + found / error) / spread
+  share = (abs(t) > stats.t.ppf(0.975, freedom)).mean()
+  # Of so many draws one standard error is .0009.
+  assert abs(share - 0.8) < 0.004
 
 
 # The plan.
@@ -149,12 +165,6 @@ class Stopped(Observer):
     self.left -= 1
     if not self.left:
       raise Interrupted(where, SIGNAL)
-
-
-@pytest.fixture(autouse=True)
-def _parsed():
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture

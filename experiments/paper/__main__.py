@@ -21,7 +21,6 @@ from experiments import cli
 from experiments.paper import artifacts, plan, scales, statistics
 from lit_jax.errors import UserError
 from lit_jax.files import write_json
-from lit_jax.training import startup
 from lit_jax.training.interrupt import Observer
 
 _ARTIFACT = flags.DEFINE_string(
@@ -59,8 +58,10 @@ def make(argv: Sequence[str], observer: Observer) -> None:
   root = root.expanduser().absolute()
   halves = [half for several in chosen.values() for half in several]
   needed = plan.runs(scale, halves, seeds)
-  todo = [run for run in needed if plan.row(root, run) is None]
-  _print_plan(scale, needed, todo, root)
+  rows = {run: plan.row(root, run) for run in needed}
+  known = {run: row for run, row in rows.items() if row is not None}
+  todo = [run for run in needed if run not in known]
+  _print_plan(scale, todo, known)
   for half in halves:
     if half.family not in scale.pairs:
       print(f'{half.title}: left out, {_SCALE.value} has no {half.family}')
@@ -79,11 +80,10 @@ def make(argv: Sequence[str], observer: Observer) -> None:
     write_json(root / f'{name}.json', found)
 
 
-def _print_plan(scale, needed, todo, root):
+def _print_plan(scale, todo, known):
   print(f'{_SCALE.value}: {scale.title}')
-  print(f'{len(needed)} runs, {len(needed) - len(todo)} of them finished')
-  known = set(needed) - set(todo)
-  times = [plan.seconds(scale, run, root, known) for run in todo]
+  print(f'{len(todo) + len(known)} runs, {len(known)} of them finished')
+  times = [plan.seconds(scale, run, known) for run in todo]
   epochs = sum(plan.epochs(scale, run) for run in todo)
   print(f'{epochs} epochs to train', end='')
   if todo and None not in times:
@@ -99,10 +99,7 @@ def _train(scale, todo, root, observer):
   if not todo:
     return
   root.mkdir(parents=True, exist_ok=True)
-  first = plan.config(scale, todo[0], root)
-  startup.use_cores(first.batch_size, first.examples_per_device)
-  startup.use_graphs()
-  startup.keep_programs(root)
+  cli.start(plan.config(scale, todo[0], root), root)
   for i, run in enumerate(todo):
     observer.interrupt(f'before {run.name}')
     print(f'run {i + 1} of {len(todo)}: {run.name}')

@@ -108,8 +108,7 @@ def epochs(scale: scales.Scale, run: Run) -> int:
   settings = config(scale, run, pathlib.Path())
   if not run.method:
     return recipes.phase(settings, 'train_teacher').epochs
-  names = settings.methods[run.method].split(',')
-  return sum(recipes.phase(settings, name).epochs for name in names)
+  return recipes.method(settings, run.method).epochs
 
 
 def row(root: pathlib.Path, run: Run) -> Mapping[str, Any] | None:
@@ -163,19 +162,24 @@ def execute(
 
 
 def seconds(
-  scale: scales.Scale, run: Run, root: pathlib.Path, known: Iterable[Run]
+  scale: scales.Scale, run: Run, known: Mapping[Run, Mapping[str, Any]]
 ) -> float | None:
   """How long a run will take, by the epochs of finished ones of its kind.
 
-  Of runs of the same family, method and depth the quickest epoch counts; None
-  where none is finished.
+  Args:
+    scale: of the run.
+    run: one that is not finished.
+    known: what finished runs found, by `row`.
+
+  Returns:
+    Of runs of the same family, method and depth the quickest epoch counts;
+    None where none is finished.
   """
-  rates = []
-  for other in known:
-    alike = other[:2] == run[:2] and _depth(other) == _depth(run)
-    found = row(root, other) if alike else None
-    if found and found['epochs']:
-      rates.append(found['train_seconds'] / found['epochs'])
+  rates = [
+    found['train_seconds'] / found['epochs']
+    for other, found in known.items()
+    if other[:2] == run[:2] and _depth(other) == _depth(run) and found['epochs']
+  ]
   return min(rates) * epochs(scale, run) if rates else None
 
 

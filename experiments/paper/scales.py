@@ -97,23 +97,14 @@ def recipe(pair: Pair, settings: Mapping[str, Any]) -> Config:
   Raises:
     KeyError: the recipe has no such key.
   """
-  config = pair.config()
+  config = pair.config().lock()
   config.teacher.update(pair.teacher)
-  for key, setting in settings.items():
-    sheet, name = _place(config, key)
-    # A ConfigDict would take a key that nothing reads.
-    if name not in sheet:
-      raise KeyError(key)
-    sheet[name] = setting
+  config.update_from_flattened_dict(settings)
   return config
 
 
 def value(config: Config, key: str) -> Any:
   """What a configuration has by a key such as 'lit.beta'."""
-  sheet, name = _place(config, key)
-  return sheet[name]
-
-
-def _place(config, key):
-  *sheets, name = key.split('.')
-  return functools.reduce(lambda sheet, part: sheet[part], sheets, config), name
+  return functools.reduce(
+    lambda sheet, name: sheet[name], key.split('.'), config
+  )

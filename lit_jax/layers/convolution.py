@@ -25,6 +25,7 @@ from jax import lax
 
 from lit_jax.layers import winograd
 from lit_jax.layers.device import on_cpu
+from lit_jax.layers.pieces import examples_a_piece
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Channels at which XLA's dense convolution reaches its speed on a CPU.
@@ -156,7 +157,7 @@ def _products_of_patches(a, b, kernel_shape, before):
   for axis, (k, low) in enumerate(zip(kernel_shape, before, strict=True), 1):
     padding.append((low, b.shape[axis] + k - 1 - a.shape[axis] - low))
   a = jnp.pad(a, [*padding, (0, 0)])
-  piece = winograd.examples_a_piece(b.shape, _PIXELS)
+  piece = examples_a_piece(b.shape, _PIXELS)
   wide = jnp.promote_types(a.dtype, jnp.float32)
 
   def add(total, pieces):

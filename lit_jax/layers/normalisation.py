@@ -19,6 +19,7 @@ from flax import traverse_util
 from jax import lax
 
 from lit_jax.layers.device import on_cpu
+from lit_jax.layers.pieces import largest_divisor
 
 _STATISTICS_MOMENTUM = 0.9
 _EPSILON = 1e-5
@@ -103,20 +104,15 @@ def _sums(a, b, batches):
 
   # Of few examples first: all at once would be one long row of atomic sums.
   each = len(a) // batches
-  rows = _divisor(each, _ROWS)
+  rows = largest_divisor(each, _ROWS)
   rows = batches * (each if rows < _ROWS // 4 else rows)
   flat = tuple(x.reshape(rows, -1, x.shape[-1]) for x in (a, b))
   pair = jnp.stack(lax.reduce(flat, (zero, zero), add, (1,)))
   parts = pair.reshape(2, batches, -1, pair.shape[-1])
   count = parts.shape[2]
-  slices = jnp.split(parts, count // _divisor(count, _PARTS), 2)
+  slices = jnp.split(parts, count // largest_divisor(count, _PARTS), 2)
   first, second = functools.reduce(jnp.add, slices).sum(2)
   return first, second
-
-
-def _divisor(n, most):
-  """The largest one of n that is not above `most`."""
-  return max(k for k in range(1, min(n, most) + 1) if n % k == 0)
 
 
 def _reduce(x, axis_name):

@@ -7,11 +7,11 @@ matrices over all tiles of 2x2 pixels. Only the rounding differs from the plain
 form.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from lit_jax.layers.pieces import examples_a_piece
 
 # Channels from which on the products that are spared outweigh the sums.
 _CHANNELS = 64
@@ -73,18 +73,6 @@ def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
   zero = jnp.zeros((x.shape[3], dy.shape[3]), x.dtype)
   total = lax.scan(add, [[zero] * 4] * 4, (_in_pieces(x), _in_pieces(dy)))[0]
   return jnp.stack([jnp.stack(row) for row in _both(_to_kernel, total)])
-
-
-def examples_a_piece(shape: tuple[int, ...], pixels: int) -> int:
-  """The fewest that divide a batch and have so many pixels; at most all.
-
-  Args:
-    shape: of the batch, [n, h, w, c].
-    pixels: wanted in a piece.
-  """
-  n, height, width, _ = shape
-  least = min(n, math.ceil(pixels / (height * width)))
-  return next(size for size in range(least, n + 1) if n % size == 0)
 
 
 def _in_pieces(x):

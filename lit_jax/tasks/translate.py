@@ -240,14 +240,14 @@ class Translate(Task):
 
     if self.n_critic == 1:
       state, found = generator(state)
-      return state, _joined(metrics, found)
-    # A loop of one turn or none, for a condition would copy the state.
-    turns = ((step + 1) % self.n_critic == 0).astype(jnp.int32)
-    shapes = jax.eval_shape(generator, state)[1]
-    none = jax.tree.map(lambda m: jnp.full((), jnp.nan, m.dtype), shapes)
-    state, found = lax.fori_loop(
-      0, turns, lambda _, carry: generator(carry[0]), (state, none)
-    )
+    else:
+      # A loop of one turn or none, for a condition would copy the state.
+      turns = ((step + 1) % self.n_critic == 0).astype(jnp.int32)
+      shapes = jax.eval_shape(generator, state)[1]
+      none = jax.tree.map(lambda m: jnp.full((), jnp.nan, m.dtype), shapes)
+      state, found = lax.fori_loop(
+        0, turns, lambda _, carry: generator(carry[0]), (state, none)
+      )
     return state, _joined(metrics, found)
 
   def _critic_loss(self, plan, state, params, x, asked, mix):

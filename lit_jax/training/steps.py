@@ -17,6 +17,7 @@ from jax import lax
 
 from lit_jax.blocks import example, infer
 from lit_jax.layers import fold, on_cpu, shared_statistics
+from lit_jax.layers.pieces import largest_divisor
 from lit_jax.objectives import Objective
 from lit_jax.training.packing import repack, unpack
 from lit_jax.training.state import STUDENT, TrainState, Variables
@@ -172,9 +173,7 @@ def _piece(net, teacher, slots, batch):
     leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(irs)
   )
   most = max(1, _BYTES // (_AT_ONCE * largest * batch))
-  return batch * max(
-    k for k in range(1, min(most, slots) + 1) if slots % k == 0
-  )
+  return batch * largest_divisor(slots, most)
 
 
 def update(
