@@ -13,7 +13,7 @@ from experiments import baselines, published
 from experiments.configs import resnet
 from lit_jax import models, objectives, tasks
 from lit_jax.data import sources
-from lit_jax.data.dataset import hold_out, repeat
+from lit_jax.data.dataset import hold_out, repeat, shorten
 from lit_jax.errors import UserError, choose, names
 from lit_jax.runs import jobs, phases
 from lit_jax.training import optim
@@ -42,6 +42,7 @@ def compression(config: Config) -> jobs.Job:
   dataset = _dataset(config)
   if config.validation:
     dataset = hold_out(dataset, config.validation)
+  dataset = shorten(dataset, config.train_examples)
   dataset = repeat(dataset, config.repeats)
   task = tasks.build(config.task, dataset, config.to_dict())
   fitting = task.network_options(dataset)

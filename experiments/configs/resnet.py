@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
   config.data_dir = ''  # where its files are; '' is ~/.cache/lit_jax
   # Training examples held out, such as 5000; train the teacher likewise.
   config.validation = 0
+  config.train_examples = 0  # of what is left, drawn alike everywhere; 0 is all
   # Keys of `methods`, separated by commas; '' trains the teacher alone.
   config.method = 'lit'
   # Methods whose student is as deep as the teacher, separated by commas.

@@ -142,6 +142,32 @@ def hold_out(dataset: Dataset, size: int = 5000, seed: int = 0) -> Dataset:
   return dataclasses.replace(dataset, splits={**dataset.splits, **parts})
 
 
+def shorten(dataset: Dataset, size: int, seed: int = 0) -> Dataset:
+  """Keeps some train examples alone, for a training that must be short.
+
+  Args:
+    dataset: any.
+    size: how many; 0 keeps them all.
+    seed: which ones, 0 to 2**32 - 1, in the order that they had.
+
+  Raises:
+    UserError: there are fewer.
+  """
+  if not size:
+    return dataset
+  train = dataset.splits['train']
+  if not 1 <= size <= train.examples:
+    raise UserError(
+      f'train_examples is {size}: {dataset.name} has {train.examples} to train '
+      'on; 0 takes them all'
+    )
+  order = np.random.RandomState(seed).permutation(train.examples)
+  return dataclasses.replace(
+    dataset,
+    splits={**dataset.splits, 'train': _take(train, np.sort(order[:size]))},
+  )
+
+
 def repeat(dataset: Dataset, times: int) -> Dataset:
   """Lets an epoch show every train example so many times.
 
