@@ -5,12 +5,13 @@
 trains what the artifact needs and is not trained yet in the workdir, and prints
 each number beside the paper's, with the tests of what the paper claims. The
 plan comes first; `--dry_run` stops there. Stopped at any point, the same
-command goes on.
+command goes on. Started several times, the processes share the plan; each is
+best given a core of its own (`taskset -c 0`), or a GPU.
 """
 
 import pathlib
+import time
 from collections.abc import Sequence
-from typing import Any
 
 import rich.box
 import rich.table
@@ -18,9 +19,17 @@ from absl import app, flags
 from rich.console import Console
 
 from experiments import cli
-from experiments.paper import artifacts, plan, scales, statistics
+from experiments.paper import (
+  artifacts,
+  document,
+  findings,
+  plan,
+  records,
+  scales,
+)
 from lit_jax.errors import UserError
 from lit_jax.files import write_json
+from lit_jax.runs import workdir
 from lit_jax.training.interrupt import Observer
 
 _ARTIFACT = flags.DEFINE_string(
@@ -31,6 +40,13 @@ _SEEDS = flags.DEFINE_integer(
   'seeds', 0, 'Runs of each number; 0 takes those of the scale.'
 )
 _DRY_RUN = flags.DEFINE_boolean('dry_run', False, 'Prints the plan alone.')
+_PUBLISH = flags.DEFINE_boolean(
+  'publish', False,
+  'Writes the finished rows into the project, and docs/paper.md anew.',
+)  # fmt: skip
+# Of a scale that is for tests alone there is no page.
+_UNPUBLISHED = 'smoke'
+_WAIT = 5.0  # seconds
 
 
 def make(argv: Sequence[str], observer: Observer) -> None:
@@ -53,134 +69,156 @@ def make(argv: Sequence[str], observer: Observer) -> None:
   chosen, scale = artifacts.find(_ARTIFACT.value), scales.find(_SCALE.value)
   if _SEEDS.value < 0:
     raise UserError(f'--seeds={_SEEDS.value}; give 1 or more')
+  if _PUBLISH.value and _SCALE.value == _UNPUBLISHED:
+    raise UserError(
+      f'--scale={_UNPUBLISHED} is for tests; publish another scale'
+    )
   seeds = _SEEDS.value or scale.seeds
-  root = pathlib.Path(cli.WORKDIR.value or f'runs/paper-{_SCALE.value}')
-  root = root.expanduser().absolute()
+  folder = pathlib.Path(cli.WORKDIR.value or f'runs/paper-{_SCALE.value}')
+  root = records.root(folder.expanduser().absolute(), _SCALE.value)
+  chosen = {name: _of_scale(scale, name, own) for name, own in chosen.items()}
   halves = [half for several in chosen.values() for half in several]
-  needed = plan.runs(scale, halves, seeds)
-  rows = {run: plan.row(root, run) for run in needed}
-  known = {run: row for run, row in rows.items() if row is not None}
-  todo = [run for run in needed if run not in known]
-  _print_plan(scale, todo, known)
-  for half in halves:
-    if half.family not in scale.pairs:
-      print(f'{half.title}: left out, {_SCALE.value} has no {half.family}')
+  wanted = plan.runs(scale, halves, seeds)
+  groups = plan.groups(scale, plan.todo(wanted, root))
+  _print_plan(scale, wanted, groups, root)
   if _DRY_RUN.value:
     return
-  _train(scale, todo, root, observer)
-  for name, several in chosen.items():
-    found = [
-      _found(scale, half, seeds, root)
-      for half in several
-      if half.family in scale.pairs
-    ]
-    for numbers in found:
-      Console().print(_table(numbers))
-      print('\n'.join(map(_sentence, numbers['claims'])))
-    write_json(root / f'{name}.json', found)
-
-
-def _print_plan(scale, todo, known):
-  print(f'{_SCALE.value}: {scale.title}')
-  print(f'{len(todo) + len(known)} runs, {len(known)} of them finished')
-  times = [plan.seconds(scale, run, known) for run in todo]
-  epochs = sum(plan.epochs(scale, run) for run in todo)
-  print(f'{epochs} epochs to train', end='')
-  if todo and None not in times:
-    print(f', about {sum(filter(None, times)) / 60:.0f} min by finished runs')
-  elif todo:
-    unknown = sum(time is None for time in times)
-    print(f'; {unknown} runs are of kinds that were not timed yet')
-  else:
-    print()
-
-
-def _train(scale, todo, root, observer):
-  if not todo:
-    return
-  root.mkdir(parents=True, exist_ok=True)
-  cli.start(plan.config(scale, todo[0], root), root)
-  for i, run in enumerate(todo):
-    observer.interrupt(f'before {run.name}')
-    print(f'run {i + 1} of {len(todo)}: {run.name}')
-    plan.execute(scale, run, root, observer)
-
-
-def _found(scale, artifact, seeds, root) -> dict[str, Any]:
-  """An artifact's numbers: its rows, and the claims that were tested."""
-  scores, rows = {}, []
-  for entry in plan.entries(scale, artifact):
-    runs = [
-      plan.finished(root, plan.run_of(scale, artifact.family, entry, seed))
-      for seed in range(seeds)
-    ]
-    own = [run['accuracy'] for run in runs]
-    scores[entry.label] = own
-    rows.append(
-      {
-        'label': entry.label,
-        'published': list(entry.published) if scale.published else [],
-        'accuracy': own,
-        **statistics.summary(own)._asdict(),
-        'epochs': runs[0]['epochs'],
-        'train_seconds': sum(run['train_seconds'] for run in runs) / seeds,
-        'depth': runs[0]['depth'],
-        'x': runs[0]['depth'] if artifact.axis == 'depth' else entry.x,
-        'series': entry.series,
-      }
-    )
-  claims = [
-    {
-      'better': claim.better,
-      'than': claim.than,
-      **statistics.compare(scores[claim.better], scores[claim.than])._asdict(),
-      'detectable': statistics.detectable(
-        statistics.summary(scores[claim.better]),
-        statistics.summary(scores[claim.than]),
-      ),
-    }
-    for claim in artifact.claims
-    if {claim.better, claim.than} <= set(scores)
+  _train(scale, groups, root, observer)
+  if 'table6' in chosen:
+    print(document.networks())
+  sections = [
+    _shown(scale, name, several, seeds, root)
+    for name, several in chosen.items()
   ]
-  return {
-    'title': artifact.title, 'axis': artifact.axis, 'rows': rows,
-    'claims': claims,
-  }  # fmt: skip
+  if _SCALE.value != _UNPUBLISHED:
+    page = root.folder / 'paper.md'
+    for name in document.IMAGES:
+      if name in chosen:
+        document.draw_images(scale, name, root, root.folder / 'paper')
+    document.write(page, sections, '')
+    print(f'page: {page}')
+  if _PUBLISH.value:
+    _publish(scale, root)
+
+
+def _of_scale(scale, name, halves):
+  """The halves of an artifact whose families the scale has."""
+  found = plan.halves(scale, name, halves)
+  for half in halves:
+    if half not in found:
+      print(f'{half.title}: left out, {_SCALE.value} has no {half.family}')
+  return found
+
+
+def _print_plan(scale, wanted, groups, root):
+  runs = [run for group in groups for run in group]
+  known = {
+    run: record['row'] for run in wanted if (record := root.record(run.name))
+  }
+  print(f'{_SCALE.value}: {scale.title}')
+  print(f'{len(wanted)} rows, {len(known)} of them finished')
+  if not runs:
+    return
+  epochs = sum(plan.epochs(scale, run) for run in runs)
+  print(
+    f'{len(runs)} runs of {epochs:g} epochs in {len(groups)} workdirs', end=''
+  )
+  times = [plan.seconds(scale, run, known) for run in runs]
+  told = sum(time for time in times if time is not None)
+  unknown = times.count(None)
+  if told:
+    print(f'; about {told / 60:.0f} min by finished runs', end='')
+  print(f'; of {unknown} runs no like was timed yet' if unknown else '')
+
+
+def _train(scale, groups, root, observer):
+  """Trains all groups; those that another process is at are waited for."""
+  if not groups:
+    return
+  root.folder.mkdir(parents=True, exist_ok=True)
+  started, left = False, list(groups)
+  while left:
+    waiting = []
+    for group in left:
+      if not plan.todo(group, root) and not _needed(group, left, root):
+        continue
+      if not all(root.network(g.name) for run in group for _, g in run.given):
+        waiting.append(group)
+        continue
+      observer.interrupt(f'before {plan.folder(group)}')
+      if not started:
+        cli.start(plan.config(scale, group, root), root.folder)
+        started = True
+      print(f'{plan.folder(group)} ({len(left)} workdirs to go)', flush=True)
+      try:
+        plan.execute(scale, group, root, observer)
+      except workdir.Busy:
+        waiting.append(group)
+    if waiting and len(waiting) == len(left):
+      observer.interrupt('waiting for another process')
+      time.sleep(_WAIT)
+    left = waiting
+
+
+def _needed(group, left, root):
+  """Whether another group that is not trained yet needs its networks."""
+  needed = {
+    giver.name
+    for other in left
+    for run in plan.todo(other, root)
+    for _, giver in run.given
+  }
+  return any(
+    run.name in needed and root.network(run.name) is None for run in group
+  )
+
+
+def _shown(scale, name, halves, seeds, root) -> document.Section:
+  """Prints an artifact, and keeps it as JSON."""
+  section = document.section(scale, name, halves, seeds, root)
+  for numbers in section.found:
+    Console().print(_table(numbers))
+    for claim in numbers['claims']:
+      print(findings.sentence(claim, numbers['measure']))
+  write_json(root.folder / f'{name}.json', section.found)
+  return section
+
+
+def _publish(scale, root):
+  """Keeps the rows with the project, and writes the page of all scales."""
+  every = [
+    half
+    for name, own in artifacts.ARTIFACTS.items()
+    for half in plan.halves(scale, name, own)
+  ]
+  runs = plan.runs(scale, every, scale.seeds)
+  records.publish(root, [run.name for run in runs])
+  for name in document.IMAGES:
+    document.draw_images(scale, name, root, document.DOCS / 'paper')
+  document.write_page(document.DOCS / 'paper.md')
+  print(f'page: {document.DOCS / "paper.md"}')
 
 
 def _table(numbers):
+  measure = numbers['measure']
   drawn = rich.table.Table(title=numbers['title'], box=rich.box.SIMPLE)
   drawn.add_column('')
-  for heading in ('paper %', 'ours %', 'std', 'n', 'epochs', 'min a run'):
+  drawn.add_column('network')
+  headings = ('paper', measure['title'], 'std', 'n', 'epochs', 'min a run')
+  for heading in headings:
     drawn.add_column(heading, justify='right')
   for row in numbers['rows']:
     drawn.add_row(
       row['label'],
-      ' ± '.join(f'{100 * x:.2f}' for x in row['published']),
-      f'{100 * row["mean"]:.2f}',
-      '' if row['std'] is None else f'{100 * row["std"]:.2f}',
+      row['model'],
+      ' ± '.join(f'{measure["scale"] * x:.2f}' for x in row['published']),
+      f'{measure["scale"] * row["mean"]:.2f}',
+      '' if row['std'] is None else f'{measure["scale"] * row["std"]:.2f}',
       str(row['n']),
       f'{row["epochs"]:g}',
       f'{row["train_seconds"] / 60:.1f}',
     )
   return drawn
-
-
-def _sentence(claim):
-  """What was found of a claim, in a line."""
-  tested = 'not tested: too few runs'
-  if claim['welch'] is not None:
-    tested = f'Welch p = {claim["welch"]:.3g}, pooled {claim["pooled"]:.3g}'
-  power = ''
-  if claim['verdict'] == statistics.NOT_DECIDED and claim['detectable']:
-    power = (
-      f'; {100 * claim["detectable"]:.1f} points would be found in four of '
-      'five such experiments'
-    )
-  return (
-    f'{claim["better"]} above {claim["than"]}: {claim["verdict"]} '
-    f'({100 * claim["difference"]:+.2f} points, {tested}{power})'
-  )
 
 
 if __name__ == '__main__':

@@ -3,21 +3,24 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments import recipes
-from experiments.paper import scales
+from experiments.paper import artifacts, records, scales
 from experiments.paper.artifacts import Artifact, Entry
-from lit_jax.errors import UserError
-from lit_jax.runs import runner
-from lit_jax.runs.phases import TEACHER
+from lit_jax import models
+from lit_jax.networks.summary import summary
+from lit_jax.runs import runner, workdir
+from lit_jax.runs.phases import STUDENT, TEACHER
 from lit_jax.training.interrupt import Observer
 
-# Of a run that trains a teacher for others.
-_TEACHER_ALONE = ''
+_TEACHER, _START = 'teacher.checkpoint', 'student.checkpoint'
+# What members of a population may differ in, of the methods that have it.
+_SWEPT = {'kd': ('kd.alpha', 'alpha'), 'lit': ('lit.beta', 'beta')}
 
 
 class Run(NamedTuple):
@@ -25,163 +28,336 @@ class Run(NamedTuple):
 
   Attributes:
     family: of the networks.
-    method: of the configuration; '' trains the teacher alone.
+    method: of the configuration; '' is the teacher.
     settings: keys of the configuration and their values, sorted.
+    given: keys that name a trained network's folder, and the run it is of.
   """
 
   family: str
   method: str
   settings: tuple[tuple[str, Any], ...]
+  given: tuple[tuple[str, 'Run'], ...] = ()
 
   @property
   def name(self) -> str:
-    """Of its folder: the same run has the same name in every artifact."""
-    text = json.dumps(self, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return f'{self.family}-{self.method or TEACHER}-{digest}'
+    """Of its record: the same run has the same name in every artifact."""
+    return f'{self.family}-{self.method or TEACHER}-{_digest(self)}'
 
 
-def run_of(scale: scales.Scale, family: str, entry: Entry, seed: int) -> Run:
+# What is trained in one workdir, and the runs that come of it.
+Group = tuple[Run, ...]
+
+
+def _digest(value):
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def run_of(
+  scale: scales.Scale, artifact: Artifact, entry: Entry, seed: int
+) -> Run:
   """The run of an entry, with a seed.
 
   What is the recipe's own value anyway is left out of the settings, so that the
   same run is one whatever it is called for.
   """
-  pair = scale.pairs[family]
-  settings = {
-    **scale.settings,
-    'student.depth': pair.depths[entry.student],
-    'seed': seed,
-    **entry.settings,
-  }
+  pair = scale.pairs[artifact.family]
   usual = scales.recipe(pair, {})
+  settings = {**scale.settings, 'seed': seed}
+  if entry.method:
+    settings['student.depth'] = _depth(pair, usual, entry)
+    settings |= {
+      key: value(usual) if callable(value) else value
+      for key, value in entry.settings.items()
+    }
+  elif not pair.judged:
+    # A teacher is one, whatever the seeds of its students.
+    settings = dict(scale.settings)
   own = {
     key: value
     for key, value in settings.items()
     if scales.value(usual, key) != value
   }
-  return Run(family, entry.method, tuple(sorted(own.items())))
+  given = {}
+  if entry.start:
+    start = artifacts.entry(artifact, entry.start)
+    given[_START] = run_of(scale, artifact, start, seed)
+  if entry.teacher:
+    teacher = artifacts.entry(artifact, entry.teacher)
+    given[_TEACHER] = run_of(scale, artifact, teacher, seed)
+  elif _is_taught(pair, usual, entry.method):
+    given[_TEACHER] = Run(
+      artifact.family, '', tuple(sorted(scale.settings.items()))
+    )
+  return Run(
+    artifact.family, entry.method, tuple(sorted(own.items())),
+    tuple(given.items()),
+  )  # fmt: skip
 
 
-def teacher_of(scale: scales.Scale, run: Run) -> Run | None:
-  """The run that trains its teacher; None where a teacher is given."""
-  if not run.method or scale.pairs[run.family].teacher.get('checkpoint'):
-    return None
-  return Run(run.family, _TEACHER_ALONE, tuple(sorted(scale.settings.items())))
+def _depth(pair, usual, entry):
+  if entry.student == artifacts.AS_DEEP:
+    return usual.teacher.depth
+  return pair.depths[entry.student]
+
+
+def _is_taught(pair, usual, method):
+  """Whether it needs a teacher that is trained here."""
+  return (
+    method != ''
+    and not pair.teacher.get('checkpoint')
+    and recipes.method(usual, method).needs_teacher
+  )
+
+
+def halves(
+  scale: scales.Scale, name: str, artifact: Iterable[Artifact]
+) -> tuple[Artifact, ...]:
+  """Those of the artifact of that name whose networks the scale has."""
+
+  def has(pair):
+    return pair is not None and (not pair.only or name in pair.only)
+
+  return tuple(own for own in artifact if has(scale.pairs.get(own.family)))
 
 
 def entries(scale: scales.Scale, artifact: Artifact) -> tuple[Entry, ...]:
   """Those of an artifact that the scale has a student for."""
   if artifact.family not in scale.pairs:
     return ()
-  depths = scale.pairs[artifact.family].depths
-  return tuple(e for e in artifact.entries if e.student < len(depths))
+  pair = scale.pairs[artifact.family]
+  return tuple(e for e in artifact.entries if _exists(pair, artifact, e))
+
+
+def _exists(pair, artifact, entry):
+  others = [
+    artifacts.entry(artifact, name)
+    for name in (entry.teacher, entry.start)
+    if name
+  ]
+  if not all(_exists(pair, artifact, other) for other in others):
+    return False
+  if entry.student == artifacts.AS_DEEP:
+    return pair.born_again
+  return not entry.method or entry.student < len(pair.depths)
+
+
+def runs_of(
+  scale: scales.Scale, artifact: Artifact, entry: Entry, seeds: int
+) -> tuple[Run, ...]:
+  """The runs of an entry: one a seed, but one alone of a teacher."""
+  found = (run_of(scale, artifact, entry, seed) for seed in range(seeds))
+  return tuple(dict.fromkeys(found))
 
 
 def runs(
-  scale: scales.Scale, artifacts: Iterable[Artifact], seeds: int
+  scale: scales.Scale, halves: Iterable[Artifact], seeds: int
 ) -> tuple[Run, ...]:
-  """All that artifacts need, each once, a teacher before its students."""
+  """All whose rows the artifacts show, each once."""
+  return tuple(
+    dict.fromkeys(
+      run
+      for half in halves
+      for entry in entries(scale, half)
+      for run in runs_of(scale, half, entry, seeds)
+    )
+  )
+
+
+def todo(wanted: Iterable[Run], root: records.Root) -> tuple[Run, ...]:
+  """What must be trained for the wanted rows, givers before what they give to.
+
+  A finished run is among them where its network is gone, or was trained
+  elsewhere, and another one needs it.
+  """
   found: dict[Run, None] = {}
-  for artifact in artifacts:
-    for entry in entries(scale, artifact):
-      for seed in range(seeds):
-        run = run_of(scale, artifact.family, entry, seed)
-        teacher = teacher_of(scale, run)
-        if teacher is not None:
-          found.setdefault(teacher)
-        found.setdefault(run)
+
+  def add(run: Run):
+    for _, giver in run.given:
+      if root.network(giver.name) is None:
+        add(giver)
+    found.setdefault(run)
+
+  for run in wanted:
+    if root.record(run.name) is None:
+      add(run)
   return tuple(found)
 
 
-def config(scale: scales.Scale, run: Run, root: pathlib.Path) -> recipes.Config:
-  """Its configuration; the teacher's folder is under the root."""
-  settings = {'method': run.method, **dict(run.settings)}
-  teacher = teacher_of(scale, run)
-  if teacher is not None:
-    settings['teacher.checkpoint'] = str(root / teacher.name)
-  return scales.recipe(scale.pairs[run.family], settings)
+def groups(scale: scales.Scale, runs: Iterable[Run]) -> tuple[Group, ...]:
+  """The runs, those together that cost less so, in order.
+
+  Students that differ in α or in β alone see the same batches, for which the
+  teacher then runs once. A judge is trained once for all that it judges.
+  """
+  found: dict[Any, list[Run]] = {}
+  for run in runs:
+    found.setdefault(_group_key(scale, run), []).append(run)
+  return tuple(map(tuple, found.values()))
 
 
-def epochs(scale: scales.Scale, run: Run) -> int:
-  """Of all its phases."""
-  settings = config(scale, run, pathlib.Path())
-  if not run.method:
-    return recipes.phase(settings, 'train_teacher').epochs
-  return recipes.method(settings, run.method).epochs
+def _group_key(scale, run):
+  if scale.pairs[run.family].judged and run.given == ():
+    return run.family, run.settings
+  swept, _ = _SWEPT.get(run.method, ('', ''))
+  others = tuple(pair for pair in run.settings if pair[0] != swept)
+  return run._replace(settings=others)
 
 
-def row(root: pathlib.Path, run: Run) -> Mapping[str, Any] | None:
-  """What a run found; None where it is not over.
+def config(
+  scale: scales.Scale, group: Group, root: records.Root
+) -> recipes.Config:
+  """The configuration that trains a group.
 
   Raises:
-    UserError: its results are damaged.
+    UserError: a network that it needs is not there.
   """
-  path = root / run.name / 'results.json'
-  try:
-    content = json.loads(path.read_text())
-    found = {row['method']: row for row in content['rows']}
-    return found[run.method or TEACHER]
-  except FileNotFoundError:
-    return None
-  except (OSError, ValueError, TypeError, KeyError):
-    raise UserError(
-      f'{path} is damaged; delete that folder, and the same command makes it '
-      'again'
-    ) from None
-
-
-def finished(root: pathlib.Path, run: Run) -> Mapping[str, Any]:
-  """What a run found that is known to be over.
-
-  Raises:
-    UserError: its results were taken away.
-  """
-  found = row(root, run)
-  if found is None:
-    raise UserError(
-      f'the results of {root / run.name} are gone; the same command makes them '
-      'again'
+  first = group[0]
+  pair = scale.pairs[first.family]
+  swept, member = _SWEPT.get(first.method, ('', ''))
+  methods = dict.fromkeys(run.method for run in group if run.method)
+  settings = {'method': ','.join(methods), **dict(first.settings)}
+  if len(group) > 1 and len(methods) == 1 and swept:
+    usual = scales.recipe(pair, {})
+    settings.pop(swept, None)
+    settings[f'population.{member}'] = ','.join(
+      str(dict(run.settings).get(swept, scales.value(usual, swept)))
+      for run in group
     )
-  return found
+  for key, giver in first.given:
+    settings[key] = str(root.needed_network(giver.name))
+    if key == _TEACHER and giver.method:
+      # A student that teaches is made as its own student is, but for its depth.
+      own = scales.recipe(pair, dict(giver.settings)).student
+      settings |= {
+        f'teacher.{name}': value
+        for name, value in own.to_dict().items()
+        if name not in ('checkpoint',)
+      }
+  return scales.recipe(pair, settings)
+
+
+def folder(group: Group) -> str:
+  """Name of the workdir that a group is trained in."""
+  if len(group) == 1:
+    return group[0].name
+  first = group[0]
+  return f'{first.family}-{first.method}-and-{_digest(group)}'
 
 
 def execute(
-  scale: scales.Scale, run: Run, root: pathlib.Path, observer: Observer
+  scale: scales.Scale, group: Group, root: records.Root, observer: Observer
 ) -> None:
-  """Trains what is not trained yet of a run.
+  """Trains what is not trained yet of a group, and records each run's row.
 
   Raises:
+    Busy: another process is at it.
     UserError: bad input.
     Interrupted: asked to stop; saved, and the same call goes on.
   """
-  job = recipes.compression(config(scale, run, root))
-  runner.run(job, root / run.name, observer)
+  job = recipes.compression(config(scale, group, root))
+  name = folder(group)
+  content = runner.run(job, root.folder / name, observer)
+  rows = {row['method']: row for row in content['rows']}
+  for run, row_name in zip(group, _row_names(group, job), strict=True):
+    role = STUDENT if run.method else TEACHER
+    network = workdir.network(pathlib.Path(name), row_name, role)
+    root.write(run.name, run, rows[row_name], content, str(network))
   # Every program takes some of the memory maps that a process may have.
   jax.clear_caches()
+
+
+def _row_names(group, job) -> Sequence[str]:
+  """Of each run, in order; members of a population stand in that order."""
+  members = [n for student in job.students for n in student.method.names]
+  if len(members) == len(group):
+    return members if group[0].method else [TEACHER]
+  return [run.method or TEACHER for run in group]
+
+
+def epochs(scale: scales.Scale, run: Run) -> float:
+  """Of all its phases."""
+  return sum(phase.epochs for phase in _phases(scale, run))
+
+
+def _phases(scale, run):
+  config = scales.recipe(scale.pairs[run.family], dict(run.settings))
+  if run.method:
+    return recipes.method(config, run.method).phases
+  if config.teacher.checkpoint:
+    return ()
+  return (recipes.phase(config, 'train_teacher'),)
 
 
 def seconds(
   scale: scales.Scale, run: Run, known: Mapping[Run, Mapping[str, Any]]
 ) -> float | None:
-  """How long a run will take, by the epochs of finished ones of its kind.
+  """How long a run will take, by finished ones.
 
   Args:
     scale: of the run.
     run: one that is not finished.
-    known: what finished runs found, by `row`.
+    known: the rows of finished runs of the same scale.
 
   Returns:
-    Of runs of the same family, method and depth the quickest epoch counts;
-    None where none is finished.
+    By the median of finished runs of the same family, method and depth; else by
+    the multiply-accumulates of those of the same family; None where there are
+    none.
   """
-  rates = [
-    found['train_seconds'] / found['epochs']
-    for other, found in known.items()
-    if other[:2] == run[:2] and _depth(other) == _depth(run) and found['epochs']
+  family = {
+    other: row
+    for other, row in known.items()
+    if other.family == run.family and row['train_seconds']
+  }
+  alike = [
+    row['train_seconds'] / epochs(scale, other)
+    for other, row in family.items()
+    if other.method == run.method and _depths(other) == _depths(run)
   ]
-  return min(rates) * epochs(scale, run) if rates else None
+  if alike:
+    return statistics.median(alike) * epochs(scale, run)
+  rates = [
+    row['train_seconds'] / work(scale, other) for other, row in family.items()
+  ]
+  return statistics.median(rates) * work(scale, run) if rates else None
 
 
-def _depth(run):
+def _depths(run):
   return dict(run.settings).get('student.depth')
+
+
+def work(scale: scales.Scale, run: Run) -> float:
+  """Multiply-accumulates of a run's training, roughly.
+
+  A pass back costs twice one forward, and every run of the student's blocks on
+  the teacher's IRs is another pass.
+  """
+  pair = scale.pairs[run.family]
+  config = scales.recipe(pair, dict(run.settings))
+  macs = {
+    role: _macs(scale, run.family, json.dumps(recipes.spec(config[role])))
+    for role in (TEACHER, STUDENT)
+  }
+  total = 0.0
+  for phase in _phases(scale, run):
+    objective = phase.objective
+    own = macs[STUDENT if run.method else TEACHER]
+    passes = own * 3
+    if objective.computes('ir') and objective.teacher_input:
+      passes += own * 3
+    if objective.needs_teacher:
+      passes += macs[TEACHER]
+    total += phase.epochs * passes
+  return total * pair.examples
+
+
+_known_macs: dict[str, int] = {}
+
+
+def _macs(scale, family, spec):
+  """Of one example's forward pass."""
+  if spec not in _known_macs:
+    options = json.loads(spec)
+    options.pop('checkpoint', None)
+    _known_macs[spec] = summary(models.build(options)).macs
+  return _known_macs[spec]

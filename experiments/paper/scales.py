@@ -4,7 +4,16 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from experiments.configs import demo, resnet, resnext
+from experiments.configs import (
+  cifar10_hours,
+  demo,
+  demo_gan,
+  demo_text,
+  resnet,
+  resnext,
+  stargan,
+  vdcnn,
+)
 from experiments.recipes import Config
 from lit_jax.errors import choose
 
@@ -16,11 +25,22 @@ class Pair(NamedTuple):
     config: makes the recipe.
     teacher: keys of `config.teacher`.
     depths: of the students, from the shallowest on.
+    examples: that an epoch shows, for the estimated cost.
+    judged: whether a network is trained in each run to judge the others, so
+      that what shares a seed is best trained together.
+    born_again: whether students as deep as the teacher are trained.
+    only: names of the artifacts that it is for; () are all.
+    settings: further keys of the configuration.
   """
 
   config: Callable[[], Config]
   teacher: Mapping[str, Any]
   depths: tuple[int, ...]
+  examples: int
+  judged: bool = False
+  born_again: bool = True
+  only: tuple[str, ...] = ()
+  settings: Mapping[str, Any] = {}
 
 
 class Scale(NamedTuple):
@@ -45,41 +65,109 @@ class Scale(NamedTuple):
 def _demo() -> Config:
   """The demo's recipe, in which all that compares IRs is trained alike."""
   config: Config = demo.get_config()
-  for name in ('one_ir', 'fitnets', 'several_irs'):
-    config[name].update(dict(epochs=config.lit.epochs, beta=config.lit.beta))
+  for name in ('one_ir', 'fitnets', 'several_irs', 'hint'):
+    own = dict(epochs=config.lit.epochs)
+    if name != 'hint':
+      own['beta'] = config.lit.beta
+    config[name].update(own)
+  return config
+
+
+def _small_resnext() -> Config:
+  """The demo's recipe with ResNeXts of eight groups, and a teacher to train."""
+  config = _demo()
+  networks = resnext.get_config()
+  for role, depth in (('teacher', 20), ('student', 8)):
+    config[role] = networks[role]
+    config[role].update(
+      dict(depth=depth, unit='basic', cardinality=8, base_width=2)
+    )
+  config.train_teacher.epochs = 20
+  return config
+
+
+def _small_vdcnn() -> Config:
+  """The text demo's, in which the teacher is made as its students are.
+
+  Then one as deep as the teacher can be trained, and a student can teach.
+  """
+  config: Config = demo_text.get_config()
+  config.student.shortcut = config.teacher.shortcut
+  config.teacher.depth = 29
+  config.baseline = ''
+  config.fitnets.update(dict(config.lit))
+  config.fitnets.update(dict(blocks='1', teacher_input=False))
+  return config
+
+
+def _amazon(dataset: str) -> Config:
+  config = vdcnn.get_config()
+  config.dataset = dataset
+  return config
+
+
+def _cifar100(config: Config) -> Config:
+  config.dataset = 'cifar100'
   return config
 
 
 _PAPERS_DEPTHS = 20, 32, 44, 56
-# The package's own teacher, which needs no training.
-_EMBEDDED = Pair(_demo, {'checkpoint': 'embedded'}, (8, 14))
+# The package's own teachers, which need no training.
+_EMBEDDED = {'checkpoint': 'embedded'}
+_SMALL = {
+  'resnet': Pair(_demo, _EMBEDDED, (8, 14), 2000),
+  'resnext': Pair(_small_resnext, {}, (8,), 2000, only=('fig4',)),
+  'vdcnn_full': Pair(_small_vdcnn, {}, (9, 17), 3993, born_again=False),
+  'stargan': Pair(demo_gan.get_config, _EMBEDDED, (10,), 4800, judged=True),
+}
+_SMALL_TITLE = (
+  '2,000 images of Fashion-MNIST (ResNet-20 → ResNet-8 and 14, ResNeXt-20 → '
+  '8), 3,993 food reviews (VDCNN-29 → 9 and 17), 480 emoji portraits (StarGAN)'
+)
 
 SCALES = {
   'full': Scale(
-    "CIFAR-10, the paper's networks and recipes",
+    "the paper's networks, data and recipes",
     {
-      'resnet': Pair(resnet.get_config, {}, _PAPERS_DEPTHS),
-      'resnext': Pair(resnext.get_config, {}, _PAPERS_DEPTHS),
+      'resnet': Pair(resnet.get_config, {}, _PAPERS_DEPTHS, 50_000),
+      'resnext': Pair(resnext.get_config, {}, _PAPERS_DEPTHS, 50_000),
+      'resnet_100': Pair(
+        lambda: _cifar100(resnet.get_config()), {}, _PAPERS_DEPTHS, 50_000
+      ),
+      'resnext_100': Pair(
+        lambda: _cifar100(resnext.get_config()), {}, _PAPERS_DEPTHS, 50_000
+      ),
+      'vdcnn_full': Pair(
+        lambda: _amazon('amazon_full'), {}, (9, 17), 3_000_000
+      ),
+      'vdcnn_polarity': Pair(
+        lambda: _amazon('amazon_polarity'), {}, (9, 17), 3_600_000
+      ),
+      'stargan': Pair(
+        stargan.get_config, {}, (10,), 200_600, judged=True,
+        settings={'dataset': 'celeba'},
+      ),
     },
     {},
     3,
     True,
   ),
-  'mini': Scale(
-    '2,000 images of Fashion-MNIST, ResNet-20 → ResNet-8 (and 14)',
-    {'resnet': _EMBEDDED},
+  'mid': Scale(
+    '20,000 images of CIFAR-10 (JPEG-recompressed), ResNet-56 → ResNet-20',
+    {'resnet': Pair(cifar10_hours.get_config, {}, (20,), 20_000)},
     {},
     3,
     False,
   ),
+  'mini': Scale(_SMALL_TITLE, _SMALL, {}, 3, False),
   'smoke': Scale(
-    '2,000 images of Fashion-MNIST, one epoch a phase',
-    {'resnet': _EMBEDDED},
-    {'epochs_scale': 0.05},
+    f'{_SMALL_TITLE}, one epoch a phase',
+    _SMALL,
+    {'epochs_scale': 0.01},
     2,
     False,
   ),
-}
+}  # fmt: skip
 
 
 def find(name: str) -> Scale:
@@ -99,6 +187,7 @@ def recipe(pair: Pair, settings: Mapping[str, Any]) -> Config:
   """
   config = pair.config().lock()
   config.teacher.update(pair.teacher)
+  config.update_from_flattened_dict(pair.settings)
   config.update_from_flattened_dict(settings)
   return config
 

@@ -72,6 +72,97 @@ def compare(better: Sequence[float], than: Sequence[float]) -> Comparison:
   return Comparison(difference, welch, pooled, verdict)
 
 
+def compare_equal(
+  a: Sequence[float], b: Sequence[float], margin: float
+) -> Comparison:
+  """Tests the claim that two rows' scores do not differ.
+
+  It held where the difference of means lies within the margin, by Welch's test
+  of either bound (Schuirmann 1987); it is contradicted where they differ by
+  Welch's two-sided test. That a difference was not found shows nothing.
+
+  Args:
+    a: scores.
+    b: those of the other row.
+    margin: a difference that nobody minds; 0 where none is known.
+  """
+  tested = compare(a, b)
+  error = _error(a, b)
+  held = (
+    error is not None
+    and _below(abs(tested.difference) - margin, *error) < LEVEL
+  )
+  different = tested.welch is not None and tested.welch < LEVEL
+  verdict = CONTRADICTED if different and not held else NOT_DECIDED
+  return tested._replace(verdict=HELD if held else verdict)
+
+
+def compare_no_loss(
+  a: Sequence[float], b: Sequence[float], margin: float
+) -> Comparison:
+  """Tests the claim that one row's scores are not worse than another's.
+
+  It held where they are above it, or below by less than the margin; it is
+  contradicted where they are below. A row of one score, such as that of a
+  teacher, is taken as it is, without a spread.
+
+  Args:
+    a: scores, the more the better.
+    b: those of the other row.
+    margin: a loss that nobody minds.
+  """
+  difference = float(np.mean(a) - np.mean(b))
+  error = _error(a, b)
+  verdict, two_sided = NOT_DECIDED, None
+  if error is not None:
+    two_sided = float(2 * stats.t.sf(abs(difference) / error[0], error[1]))
+    if _below(-difference - margin, *error) < LEVEL:
+      verdict = HELD
+    elif difference < 0 and two_sided < LEVEL:
+      verdict = CONTRADICTED
+  pooled = _p(a, b, equal_variances=True)
+  return Comparison(difference, two_sided, pooled, verdict)
+
+
+def printed_p(
+  a: tuple[float, float], b: tuple[float, float], n: int = 3
+) -> tuple[float, float]:
+  """Welch's and the pooled p of rows of which mean and deviation are printed.
+
+  Args:
+    a: mean and sample standard deviation.
+    b: those of the other row.
+    n: runs of each.
+  """
+  welch, pooled = (
+    stats.ttest_ind_from_stats(*a, n, *b, n, equal_var=equal)
+    for equal in (False, True)
+  )
+  return float(welch.pvalue), float(pooled.pvalue)
+
+
+def _error(a, b):
+  """The difference's standard error and Welch's degrees of freedom.
+
+  None where no row spreads. A row of one score adds nothing to either.
+  """
+  parts = [
+    (float(np.var(row, ddof=1)) / len(row), len(row) - 1)
+    for row in (a, b)
+    if len(row) > 1
+  ]
+  variance = sum(part for part, _ in parts)
+  if not variance:
+    return None
+  freedom = variance**2 / sum(part**2 / own for part, own in parts)
+  return math.sqrt(variance), freedom
+
+
+def _below(distance, error, freedom):
+  """One-sided p that a difference is below a bound that it is so far from."""
+  return float(stats.t.cdf(distance / error, freedom))
+
+
 def _p(a, b, equal_variances):
   if min(len(a), len(b)) < 2 or np.ptp(a) == np.ptp(b) == 0:
     return None

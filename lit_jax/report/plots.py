@@ -36,7 +36,7 @@ _INPUTS = {
   'teacher_input': ("teacher's previous IR as input", '#0072b2', None),
   'own_input': ("student's own IR as input", '#e69f00', '///'),
 }
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
   'font.size': 10,
   'axes.spines.top': False,
   'axes.spines.right': False,
@@ -103,7 +103,7 @@ def overview(
   """
   splits = {method: held_out(phases) for method, phases in tracks.items()}
   mixed = len(set(splits.values())) > 1
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(STYLE):
     figure, axes = _figure(width=6.0, height=4.2)
     styles = zip(
       itertools.cycle(COLOURS), itertools.cycle(_DASHES), strict=True
@@ -135,7 +135,7 @@ def curve(phases: Sequence[Phase], metric: Metric) -> bytes | None:
   Returns:
     The figure, or None where no phase has a finite value of it.
   """
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(STYLE):
     figure, axes = _figure(width=5.0, height=3.0)
     lowest = math.inf
     for split, style in _SPLITS.items():
@@ -165,7 +165,7 @@ def ir_bars(
     limits: lower and upper end of the logarithmic axis, both positive; the
       same for all methods, so that their bars can be compared.
   """
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(STYLE):
     figure, axes = _figure(width=5.0, height=3.0)
     x = np.arange(len(errors))
     for side, (key, (label, colour, hatch)) in enumerate(_INPUTS.items()):

@@ -28,21 +28,24 @@ class _Tiles(NamedTuple):
   images: np.ndarray
 
 
-def draw(workdir: pathlib.Path, found: Sequence[Row]) -> dict[str, bytes]:
+def draw(
+  workdir: pathlib.Path, found: Sequence[Row], examples: int = _EXAMPLES
+) -> dict[str, bytes]:
   """The joined sheets, PNG by title.
 
   Args:
     workdir: below which the rows' files lie; what cannot be read is left out.
     found: the rows of the results. Of untrained networks there is nothing to
       see, and theirs are left out.
+    examples: shown at most.
   """
   shown = [r for r in found if r.epochs or r.method == TEACHER]
   titles = dict.fromkeys(t for r in shown for t in r.value('sheets', {}))
-  drawn = {title: _joined(workdir, shown, title) for title in titles}
+  drawn = {title: _joined(workdir, shown, title, examples) for title in titles}
   return {title: png for title, png in drawn.items() if png}
 
 
-def _joined(workdir, shown, title) -> bytes | None:
+def _joined(workdir, shown, title, examples) -> bytes | None:
   tiles, headings = [], ()
   for row in shown:
     sheet = row.value('sheets', {}).get(title)
@@ -54,6 +57,7 @@ def _joined(workdir, shown, title) -> bytes | None:
     tiles += _read(workdir, row.method, sheet, 'file')
   shape = tiles[0].images.shape if tiles else ()
   tiles = [own for own in tiles if own.images.shape == shape]
+  tiles = [_Tiles(own.name, own.images[:examples]) for own in tiles]
   return _drawn(tiles, headings) if tiles else None
 
 
@@ -68,7 +72,7 @@ def _read(workdir, name, sheet: dict[str, Any], key: str) -> list[_Tiles]:
     tiles = tiles.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
   except (OSError, ValueError, KeyError, ZeroDivisionError):
     return []
-  return [_Tiles(name, tiles[:_EXAMPLES])]
+  return [_Tiles(name, tiles)]
 
 
 def _drawn(tiles: Sequence[_Tiles], headings: Sequence[str]) -> bytes:

@@ -20,6 +20,11 @@ from typing import Any
 from lit_jax.errors import UserError
 from lit_jax.files import write_json
 
+
+class Busy(UserError):
+  """Another run is at work in the workdir."""
+
+
 _CONFIG, _DATA, _RESULTS, _ROW = (
   'config.json', 'data.json', 'results.json', 'row.json'
 )  # fmt: skip
@@ -35,8 +40,8 @@ def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
   """Makes the workdir, of this configuration alone, and keeps others out.
 
   Raises:
-    UserError: it cannot be used, another run is at work in it, or it was made
-      with another configuration.
+    Busy: another run is at work in it.
+    UserError: it cannot be used, or was made with another configuration.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -47,7 +52,7 @@ def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-      raise UserError(
+      raise Busy(
         f'another run is at work in {workdir}; wait for it, or choose another '
         '--workdir'
       ) from None
