@@ -80,9 +80,10 @@ def read(
   """
   path = pathlib.Path(path)
   try:
-    with np.load(path, allow_pickle=False) as file:
-      entries = {name: file[name] for name in file.files}
-  # NumPy raises many kinds for a file that is none of its own.
+    # Of bytes, for NumPy leaves a damaged file open.
+    file = np.lib.npyio.NpzFile(io.BytesIO(path.read_bytes()))
+    entries = {name: file[name] for name in file.files}
+  # NumPy raises many kinds for damaged entries.
   except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(
       f'cannot read {path} ({first_line(error)}); write it again'

@@ -1,8 +1,7 @@
 """Where a student begins: with values that are drawn, or as a saved network."""
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -11,7 +10,7 @@ from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError
 from lit_jax.networks import filters, saved
 from lit_jax.runs import teachers
-from lit_jax.runs.jobs import Job, Student
+from lit_jax.runs.jobs import Job, Network, Student
 from lit_jax.training.state import Variables
 
 
@@ -36,11 +35,12 @@ def read(job: Job, student: Student) -> Start | None:
     return None
   folder = _folder(job, student)
   try:
-    wanted = _wanted(student.network, saved.describe(folder).spec)
+    inner = _inner(student.network)
+    wanted = _wanted(student.network, inner, saved.describe(folder).spec)
     found = teachers.read(folder, job.dataset, job.training.precision, wanted)
     variables = jax.device_get(found.variables)
-    if wanted != student.network:
-      variables = filters.narrow(variables, _inner(student.network))
+    if wanted is not student.network:
+      variables = filters.narrow(variables, inner)
   except UserError as error:
     raise UserError(f'the start of {student.method.name}: {error}') from None
   return Start(variables, found.preprocess)
@@ -59,16 +59,17 @@ def _folder(job, student) -> pathlib.Path:
   return teachers.given_folder(student.start, job.dataset.name)
 
 
-def _wanted(network, found):
-  """The student's specification, but as wide within as the saved network."""
-  if isinstance(network, BlockNet) or not _inner(network):
-    return network
+def _wanted(network, inner, found):
+  """The student's specification, as wide within as the saved network is."""
   theirs = (found or {}).get('inner')
-  if list(theirs or ()) == _inner(network):
+  if not inner or inner == theirs:
     return network
   usual = {key: value for key, value in network.items() if key != 'inner'}
   return usual | ({'inner': theirs} if theirs else {})
 
 
-def _inner(network: Mapping[str, Any]) -> list[int]:
+def _inner(network: Network) -> list[int]:
+  """The widths within that the student is to have; [] for the usual ones."""
+  if isinstance(network, BlockNet) or network['family'] != 'resnet':
+    return []
   return list(network.get('inner') or ())
