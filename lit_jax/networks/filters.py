@@ -1,6 +1,6 @@
 """Filter pruning: a smaller dense network of a trained one's best filters.
 
-Li et al. 2017, 'Pruning filters for efficient ConvNets' (section 3): filters of
+Li et al. 2017, 'Pruning Filters for Efficient ConvNets' (section 3): filters of
 small L1 norm are taken away, and with them the channels that they make. In a
 residual unit it is the first convolution's filters that can go, for nothing but
 the unit's second convolution reads what they make.

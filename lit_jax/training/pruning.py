@@ -1,7 +1,7 @@
 """Magnitude pruning: weights that are set to zero, and stay there.
 
-Han et al. 2015, 'Learning both weights and connections for efficient neural
-networks': of a trained network the smallest weights are taken away, and those
+Han et al. 2015, 'Learning both Weights and Connections for Efficient Neural
+Networks': of a trained network the smallest weights are taken away, and those
 that are left are trained again. What is pruned are kernels; biases, and the
 scales and biases of norms, are left alone.
 """
