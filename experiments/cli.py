@@ -133,7 +133,13 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     raise UserError(' '.join(str(error).split())) from None
   workdir = pathlib.Path(WORKDIR.value).expanduser()
   checkpoint = config.teacher.get('checkpoint', '')
-  results = runner.finished(workdir, recipes.as_json(config), names, checkpoint)
+  results = runner.finished(
+    workdir,
+    recipes.as_json(config),
+    names,
+    checkpoint,
+    recipes.starts(config),
+  )
   if results is None:
     start(config, workdir)
     results = runner.train_and_report(build(config), workdir, observer)

@@ -145,7 +145,6 @@ def job(
       (config.teacher, config.student), depths, strict=True
     )
   )
-  teacher.pop('checkpoint')
   adam = isinstance(sheet.optimizer, optim.Adam)
   return {
     'case': case,

@@ -46,13 +46,12 @@ def compression(config: Config) -> jobs.Job:
   dataset = repeat(dataset, config.repeats)
   task = tasks.build(config.task, dataset, config.to_dict())
   fitting = task.network_options(dataset)
-  teacher: dict[str, Any] = spec(config.teacher)
-  checkpoint = teacher.pop('checkpoint', '')
+  teacher = spec(config.teacher)
   return jobs.Job(
     dataset=dataset,
     task=task,
     teacher=teacher | fitting,
-    teacher_checkpoint=checkpoint,
+    teacher_checkpoint=config.teacher.get('checkpoint', ''),
     teacher_method=phases.Method(phases.TEACHER, (teacher_phase,)),
     students=tuple(_fitted(student, fitting) for student in students),
     training=phases.Training(
@@ -153,6 +152,11 @@ def row_names(config: Config) -> tuple[str, ...]:
   return (*students, *_baseline_names(config))
 
 
+def starts(config: Config) -> dict[str, str]:
+  """What students begin as, by method; of those alone that begin so."""
+  return {s.method.name: s.start for s in _students(config) if s.start}
+
+
 def _students(config):
   """By every method one, or where `sequence` names depths between, a chain.
 
@@ -169,23 +173,28 @@ def _students(config):
   ]
   for options in between:
     options.pop('units', None)
+  start = config.student.get('checkpoint', '')
+  full = names(config.full_depth, 'full_depth')
   if not between:
     return tuple(
-      jobs.Student(_network(config, method.name, last), method)
+      _full(config, method)
+      if method.name in full
+      else jobs.Student(last, method, start=start)
       for method in methods
+    )
+  if start:
+    raise UserError(
+      f'student.checkpoint {start} begins one student, and sequence '
+      f'{config.sequence} names several; leave one of them empty'
     )
   _check_sequence(config, [options['depth'] for options in between])
   chains = [_chain(method, (*between, last)) for method in methods]
   return tuple(student for chain in chains for student in chain)
 
 
-def _network(config, method, usual):
-  """The student's, or the teacher's where a method keeps the full depth."""
-  if method not in names(config.full_depth, 'full_depth'):
-    return usual
-  full = spec(config.teacher)
-  full.pop('checkpoint', None)
-  return full
+def _full(config, method):
+  """A student of the teacher's network, whose values are drawn."""
+  return jobs.Student(spec(config.teacher), method)
 
 
 def _check_sequence(config, between):
@@ -346,6 +355,8 @@ def phase(config: Config, name: str) -> phases.Phase:
     warmup_epochs=sheet.warmup_epochs * ratio,
     copy=names(sheet.copy, f'{name}.copy'),
     frozen=names(sheet.frozen, f'{name}.frozen'),
+    sparsity=sheet.sparsity,
+    prune_by=sheet.prune_by,
   )
 
 
@@ -367,8 +378,15 @@ def _is_phase(sheet):
 
 
 def spec(sheet: Config) -> dict[str, Any]:
-  """A network's options; the units of each block take a depth's place."""
+  """A network's options: the keys of its sheet, without its checkpoint.
+
+  The units of each block take a depth's place, and what is not narrowed has no
+  `inner`.
+  """
   options = sheet.to_dict()
+  options.pop('checkpoint', None)
+  if options.get('inner') == ():
+    options.pop('inner')
   if 'units' in options:
     options.pop('depth' if options['units'] else 'units')
   return options

@@ -170,6 +170,10 @@ BAD_KEYS = [
     for value in (0, -6, 'nan')
   ),
   ({'teacher.checkpoint': 'embedded', 'method': 'kd'}, ['embedded', 'noise']),
+  ({'scratch.sparsity': 1}, ['scratch/scratch', 'sparsity is 1', 'less than']),
+  ({'scratch.prune_by': 'unit'}, ["prune_by 'unit'", 'global, layer']),
+  ({'student.inner': '(8,16)'}, ['inner (8, 16)', 'give three']),
+  ({'student.checkpoint': 'no/such'}, ['start of scratch', 'no/such']),
   # Keys that do not exist, and values of another kind.
   ({'batchsize': 8}, ['batchsize', 'batch_size']),
   ({'lit.alhpa': 0.5}, ['alhpa', 'alpha']),

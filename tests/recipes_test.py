@@ -5,7 +5,17 @@ import dataclasses
 import pytest
 
 from experiments import recipes
-from experiments.configs import resnet, resnext, vdcnn
+from experiments.configs import (
+  cifar10_hours,
+  demo,
+  demo_gan,
+  demo_text,
+  fashion_mnist,
+  resnet,
+  resnext,
+  stargan,
+  vdcnn,
+)
 from lit_jax.objectives import Objective
 from lit_jax.runs.phases import Phase
 from lit_jax.training.optim import Sgd
@@ -129,3 +139,66 @@ def test_methods_of_table_3(network, method):
 def test_methods_of_one_phase(network):
   methods = _config(network).methods
   assert (methods.scratch, methods.kd) == ('scratch', 'kd')
+
+
+# Pruning: at a tenth of the rate, from the labels alone.
+
+
+@pytest.mark.parametrize('network', CONFIGS)
+def test_a_pruned_network_is_trained_at_a_tenth_of_the_rate(network):
+  config = _config(network)
+  assert config.methods.pruned == 'prune'
+  prune, usual = (recipes.phase(config, n) for n in ('prune', 'scratch'))
+  assert prune == dataclasses.replace(
+    recipes.phase(config, 'finetune'),
+    name='prune',
+    objective=SCRATCH,
+    learning_rate=prune.learning_rate,
+    sparsity=0.5,
+    prune_by='global',
+  )
+  assert prune.learning_rate == pytest.approx(usual.learning_rate / 10)
+
+
+@pytest.mark.parametrize(
+  'config, epochs', [(fashion_mnist, 4), (demo, 4), (cifar10_hours, 3)]
+)
+def test_a_short_retraining(config, epochs):
+  phase = recipes.phase(config.get_config(), 'prune')
+  assert (phase.epochs, phase.schedule) == (epochs, 'cosine')
+  assert (phase.learning_rate, phase.sparsity) == (0.01, 0.5)
+
+
+def test_no_phase_but_one_prunes():
+  config = demo.get_config()
+  for name in ('train_teacher', 'scratch', 'kd', 'lit', 'finetune'):
+    assert recipes.phase(config, name).sparsity == 0
+
+
+def test_what_a_student_begins_as():
+  config = demo.get_config()
+  config.method = 'pruned,scratch,kd'
+  config.full_depth = 'kd'
+  assert recipes.starts(config) == {}
+  config.student.checkpoint = 'runs/demo/lit/student'
+  # A student of the teacher's depth is another network.
+  assert recipes.starts(config) == {
+    'pruned': 'runs/demo/lit/student', 'scratch': 'runs/demo/lit/student'
+  }  # fmt: skip
+  assert recipes.spec(config.student) == {
+    'family': 'resnet', 'depth': 8, 'shortcut': 'pad'
+  }  # fmt: skip
+  config.student.inner = (8, 16, 32)
+  assert recipes.spec(config.student)['inner'] == (8, 16, 32)
+
+
+@pytest.mark.parametrize(
+  'config',
+  [resnet, resnext, vdcnn, stargan, demo, demo_text, demo_gan],
+  ids=lambda module: module.__name__.rpartition('.')[2],
+)
+def test_every_student_can_begin_as_a_saved_one(config):
+  config = config.get_config()
+  for sheet in (config.teacher, config.student):
+    assert 'checkpoint' in sheet
+    assert 'checkpoint' not in recipes.spec(sheet)

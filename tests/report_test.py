@@ -517,6 +517,19 @@ def test_a_column_is_not_left_below_a_stranger(regression):
   assert shown['Model'].below
 
 
+def test_the_sizes_of_pruned_networks_have_columns(results):
+  plain = report.markdown(results).splitlines()[0]
+  assert 'Non-zero' not in plain and 'Bytes' not in plain
+  results['rows'][1] |= {'nonzeros': 135_000, 'sparse_bytes': 578_123}
+  heading, _, teacher, student = report.markdown(results).splitlines()
+  assert '| Params | Non-zero | Bytes | MACs |' in heading
+  assert '| 1.73 M | - | - | 253 M |' in teacher
+  assert '| 0.27 M | 0.135 M | 0.578 M | 40.6 M |' in student
+  results['rows'][1]['nonzeros'] = 'half'
+  with pytest.raises(UserError, match=r'rows\[1\]: nonzeros must be a number'):
+    report.markdown(results)
+
+
 @pytest.mark.parametrize('column', [*ACCURACY, *columns.LEADING])
 def test_a_column_goes_to_json_and_back(column):
   text = json.dumps(column.to_json())

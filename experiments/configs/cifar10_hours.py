@@ -27,5 +27,6 @@ def get_config() -> ConfigDict:
     config[name].epochs = 8
   for name in ('lit', 'one_ir', 'fitnets', 'several_irs', 'hint'):
     config[name].epochs = 5
-  config.finetune.epochs = 3
+  for name in ('finetune', 'prune'):
+    config[name].epochs = 3
   return config

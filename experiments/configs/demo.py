@@ -30,4 +30,5 @@ def get_config() -> ConfigDict:
     config[name].epochs = 20
   config.lit.update(dict(epochs=16, beta=0.25))
   config.finetune.update(dict(epochs=4, learning_rate=0.005))
+  config.prune.update(dict(epochs=4, learning_rate=0.01))
   return config

@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     config[name].update(
       dict(epochs=count, learning_rate=0.01, schedule='cosine')
     )
+  config.prune.update(dict(epochs=4, learning_rate=1e-3, schedule='cosine'))
   for name in ('kd', 'lit', 'finetune'):
     config[name].alpha = 0.5
   return config

@@ -31,4 +31,5 @@ def get_config() -> ConfigDict:
     config[name].update(dict(short, epochs=8))
   finetune = dict(short, epochs=4, warmup_epochs=0.0, learning_rate=0.02)
   config.finetune.update(finetune)
+  config.prune.update(dict(finetune, learning_rate=0.01))
   return config

@@ -38,6 +38,8 @@ def phase(**settings) -> ConfigDict:
   config.output_loss = 'kd'  # or 'l2', for tasks whose outputs are no logits
   config.copy = ''  # parts taken from the teacher first, such as 'stem,head'
   config.frozen = ''  # parts that do not learn
+  config.sparsity = 0.0  # share of the weights that are zero from its begin on
+  config.prune_by = 'global'  # or 'layer': the same share of each kernel
   config.update(settings)
   return config
 
@@ -101,6 +103,7 @@ def get_config() -> ConfigDict:
       depth=110,
       units=(),
       shortcut='pad',
+      inner=(),  # as the student's
       checkpoint='',  # folder of a trained network, or 'embedded'
     )
   )
@@ -110,6 +113,11 @@ def get_config() -> ConfigDict:
       depth=20,
       units=(),  # of each block, such as (18,3,3), instead of a depth
       shortcut='pad',
+      # Filters of each unit's first convolution, by block, such as (8,16,32).
+      inner=(),
+      # What students begin as, named as a teacher's; with `inner` its largest
+      # filters. '' draws their values.
+      checkpoint='',
     )
   )
 
@@ -130,6 +138,11 @@ def get_config() -> ConfigDict:
   config.hint = lit(
     blocks='1', teacher_input=False, beta=0.0, frozen='stem,head,blocks_2'
   )
+  # Han et al. 2015: half of the weights go, and the others learn again at a
+  # tenth of the rate.
+  config.prune = phase(
+    epochs=75, learning_rate=0.01, milestones=(35, 55), sparsity=0.5
+  )
 
   # Methods, as phases one after another.
   config.methods = ConfigDict(
@@ -141,6 +154,7 @@ def get_config() -> ConfigDict:
       fitnets='fitnets,finetune',
       several_irs='several_irs,finetune',
       fitnets_two_stage='hint,finetune',
+      pruned='prune',  # of a student.checkpoint
     )
   )
   return config

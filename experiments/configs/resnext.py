@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     unit='bottleneck',  # or 'basic'
   )
   config.teacher = ConfigDict(dict(options, depth=110, checkpoint=''))
-  config.student = ConfigDict(dict(options, depth=20))
+  config.student = ConfigDict(dict(options, depth=20, checkpoint=''))
 
   scratch = dict(epochs=300, milestones=(150, 225))
   for name in ('train_teacher', 'scratch'):
@@ -37,5 +37,6 @@ def get_config() -> ConfigDict:
   for name in ('lit', 'one_ir', 'fitnets', 'several_irs'):
     config[name].update(dict(epochs=200, milestones=(100, 145, 175), beta=0.5))
   config.hint.update(dict(epochs=200, milestones=(100, 145, 175)))
-  config.finetune.update(dict(epochs=125, milestones=(65, 95, 110)))
+  for name in ('finetune', 'prune'):
+    config[name].update(dict(epochs=125, milestones=(65, 95, 110)))
   return config

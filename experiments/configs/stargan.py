@@ -60,7 +60,9 @@ def get_config() -> ConfigDict:
   config.teacher = ConfigDict(
     dict(family='stargan', depth=18, width=64, checkpoint='')
   )
-  config.student = ConfigDict(dict(family='stargan', depth=10, width=64))
+  config.student = ConfigDict(
+    dict(family='stargan', depth=10, width=64, checkpoint='')
+  )
   config.judge = ConfigDict(dict(family='resnet', depth=14))
 
   adam = dict(optimizer='adam', learning_rate=1e-4, output_loss='l2')
@@ -81,7 +83,7 @@ def get_config() -> ConfigDict:
   )  # fmt: skip
   # The teacher's images are the target, by mean squared error.
   config.l2 = resnet.phase(**(tenths | dict(alpha=0.0)))
-  for name in ('kd', 'one_ir', 'fitnets', 'several_irs', 'hint'):
+  for name in ('kd', 'one_ir', 'fitnets', 'several_irs', 'hint', 'prune'):
     if name in config:
       del config[name]
 

@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     hidden=2048,  # width of these
   )
   config.teacher = ConfigDict(dict(options, depth=29, checkpoint=''))
-  config.student = ConfigDict(dict(options, depth=9))
+  config.student = ConfigDict(dict(options, depth=9, checkpoint=''))
 
   rate = dict(learning_rate=0.01)
   kd = dict(alpha=0.98)
@@ -65,5 +65,8 @@ def get_config() -> ConfigDict:
   config.hint.update(dict(beta=0.0, frozen='stem,head,blocks_2,blocks_3'))
   config.finetune.update(
     dict(epochs=10, learning_rate=6.25e-4, milestones=(4, 8), decay=0.5, **kd)
+  )
+  config.prune.update(
+    dict(epochs=10, learning_rate=1e-3, milestones=(4, 8), decay=0.5)
   )
   return config

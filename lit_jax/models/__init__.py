@@ -63,4 +63,6 @@ def title(spec: Spec | BlockNet) -> str:
   name += f'-{size}' if size else ''
   if 'cardinality' in spec:
     name += f' ({spec["cardinality"]}x{spec["base_width"]}d)'
+  if spec.get('inner'):
+    name += f' (inner {"/".join(map(str, spec["inner"]))})'
   return name

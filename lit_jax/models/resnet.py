@@ -154,6 +154,7 @@ def resnet(
   input_shape: tuple[int, int, int] = (32, 32, 3),
   units: Sequence[int] = (),
   shortcut: str = 'pad',
+  inner: Sequence[int] = (),
   dtype: Any = jnp.float32,
 ) -> BlockNet:
   """ResNet of 6n+2 layers, widths 16, 32, 64.
@@ -165,16 +166,27 @@ def resnet(
     units: of each block, instead of a depth: a student with (18, 3, 3) is
       compressed in its last two blocks alone.
     shortcut: 'pad' (He et al.'s option A) or 'conv' (option B).
+    inner: filters of the first convolution of each unit, by block, such as
+      (8, 16, 32); () is as wide as published. A unit's output is as wide in any
+      case, so that the IRs stay what they are.
     dtype: of the computation; parameters are float32.
 
   Raises:
-    UserError: a depth, size or shortcut that does not exist.
+    UserError: a depth, size, shortcut or inner width that does not exist.
   """
   counts = _units('ResNet', depth, units)
   _check(input_shape, shortcut)
+  if inner and (len(inner) != 3 or min(inner) < 1):
+    raise UserError(
+      f'ResNet inner {tuple(inner)}; give three widths, each positive'
+    )
+  widths = (16, 32, 64)
   return _assemble(
     16,
-    [((w, 3, 1), (w, 3, 1)) for w in (16, 32, 64)],
+    [
+      ((own, 3, 1), (w, 3, 1))
+      for own, w in zip(inner or widths, widths, strict=True)
+    ],
     counts,
     Head(classes, dtype),
     shortcut,

@@ -210,11 +210,34 @@ _KINDS: Mapping[str, Kind] = {
 }
 _REQUIRED = ('key', 'heading', 'format')
 
+# Of networks that were pruned alone.
+SIZES = (
+  Column(
+    'nonzeros',
+    'Non-zero',
+    'count',
+    optional=True,
+    narrow='non-zero',
+    below=True,
+    note='Non-zero are those that pruning has left.',
+  ),
+  Column(
+    'sparse_bytes',
+    'Bytes',
+    'count',
+    optional=True,
+    narrow='bytes',
+    below=True,
+    note='Bytes are of a file in which zeros take next to nothing.',
+  ),
+)
+
 LEADING = (
   Column('method', 'Method', 'text', words=True),
   Column('model', 'Model', 'text', narrow='model', below=True, words=True),
   Column('depth', 'Depth', 'integer'),
   Column('parameters', 'Params', 'count', note='Params are trainable numbers.'),
+  *SIZES,
   Column(
     'macs',
     'MACs',
@@ -288,7 +311,7 @@ def of(results: Results, where: str = 'results') -> list[Column]:
   found = rows.of(results, where)
   own = of_task(results, where)
   for i, row in enumerate(found):
-    for column in own:
+    for column in (*SIZES, *own):
       column.check(row, f'{where}: rows[{i}]')
   shown = []
   for stack in stacks((*LEADING, *own, *TRAILING)):

@@ -11,7 +11,7 @@ from lit_jax.blocks import BlockNet, check_pair
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError, reason
 from lit_jax.layers import unshared_statistics
-from lit_jax.runs import phases, teachers
+from lit_jax.runs import phases, starts, teachers
 from lit_jax.runs.jobs import Job
 from lit_jax.runs.phases import JUDGE, TEACHER
 from lit_jax.runs.train import Teacher
@@ -40,6 +40,7 @@ def check(job: Job) -> Teacher | None:
       check_pair(known[student.teacher], net)
       phases.check_copies(method, known[student.teacher], net)
     _check_network(job, net)
+    starts.read(job, student)
     if not method.population:
       known[method.name] = net
   if not job.needs_teacher:
@@ -69,6 +70,8 @@ def _check_labels_alone(who, method):
       f'{who} learns from labels alone: alpha and beta of its phases must be '
       '1, and nothing can be copied'
     )
+  if method.prunes:
+    raise UserError(f'{who} is not pruned; sparsity of its phases must be 0')
 
 
 def _check_others(job, teacher):
@@ -199,7 +202,14 @@ def data_facts(job: Job) -> dict[str, Any]:
     facts['teacher'] = 'trained in this workdir'
     if job.gives_teacher:
       facts['teacher'] = teachers.given_digest(job)
+  for name, digest in starts.digests(job).items():
+    facts[start_key(name)] = digest
   return facts
+
+
+def start_key(method: str) -> str:
+  """Where `data_facts` has what a method's student begins as."""
+  return f'start of {method}'
 
 
 def checksum(tree: Any) -> int:

@@ -25,11 +25,14 @@ class Student:
     network: as `models.build` takes it.
     method: how it is trained; its name is that of the row and the folder.
     teacher: 'teacher' is the run's own; else the name of a student before it.
+    start: what it begins as, named as `Job.teacher_checkpoint` is; '' draws its
+      values.
   """
 
   network: Network
   method: Method
   teacher: str = TEACHER
+  start: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +126,11 @@ class Job:
     return not self.students or any(
       s.method.needs_teacher and s.teacher == TEACHER for s in self.students
     )
+
+  @property
+  def starts(self) -> dict[str, str]:
+    """What students begin as, by method; of those alone that begin so."""
+    return {s.method.name: s.start for s in self.students if s.start}
 
   @property
   def names(self) -> tuple[str, ...]:

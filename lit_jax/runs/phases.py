@@ -8,7 +8,7 @@ from lit_jax.blocks import BlockNet, shapes
 from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError, choose
 from lit_jax.objectives import Objective, check
-from lit_jax.training import devices, optim, population, state
+from lit_jax.training import devices, optim, population, pruning, state
 from lit_jax.training.precision import policy
 
 SELECTIONS = ('last', 'best')
@@ -37,6 +37,10 @@ class Phase:
     copy: what is taken from the teacher before the phase begins: parts of the
       student, or another network that learns, as a whole.
     frozen: parts that do not learn and run in evaluation mode.
+    sparsity: share of the student's weights that are set to zero as the phase
+      begins, and stay zero in it; 0 trains them all (`pruning.prune`).
+    prune_by: 'global' (the smallest of all kernels that learn) or 'layer' (the
+      same share of each).
   """
 
   name: str
@@ -50,6 +54,8 @@ class Phase:
   warmup_epochs: float = 0.0
   copy: tuple[str, ...] = ()
   frozen: tuple[str, ...] = ()
+  sparsity: float = 0.0
+  prune_by: str = 'global'
 
   def rate(self, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate by step."""
@@ -109,6 +115,11 @@ class Method:
   @property
   def epochs(self) -> int:
     return sum(phase.epochs for phase in self.phases)
+
+  @property
+  def prunes(self) -> bool:
+    """Whether the student gets zeros in any phase."""
+    return any(phase.sparsity for phase in self.phases)
 
   @property
   def needs_teacher(self) -> bool:
@@ -210,6 +221,7 @@ def check_method(
       if objectives:
         population.common_terms(objectives)
       phase.rate(1)
+      pruning.check(phase.sparsity, phase.prune_by)
     except UserError as error:
       raise UserError(f'{where}: {error}') from None
     if phase.epochs < 1:

@@ -6,6 +6,7 @@ workdir.py says what it leaves.
 
 import dataclasses
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,16 @@ from lit_jax import report
 from lit_jax.blocks import BlockNet
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError, reason
-from lit_jax.networks import saved
-from lit_jax.runs import checks, results, rows, teachers, train, workdir
+from lit_jax.networks import saved, sparse
+from lit_jax.runs import (
+  checks,
+  results,
+  rows,
+  starts,
+  teachers,
+  train,
+  workdir,
+)
 from lit_jax.runs.jobs import Job, JsonRow
 from lit_jax.runs.phases import JUDGE, STUDENT, TEACHER
 from lit_jax.runs.train import Context, Teacher
@@ -39,7 +48,9 @@ def run(
     UserError: bad input, before anything is trained where possible.
     Interrupted: asked to stop; saved.
   """
-  done = finished(folder, job.config, job.names, job.teacher_checkpoint)
+  done = finished(
+    folder, job.config, job.names, job.teacher_checkpoint, job.starts
+  )
   if done is not None:
     # At hand here, so that results of other data are not taken for these.
     workdir.compare_data(folder.expanduser(), checks.data_facts(job))
@@ -52,6 +63,7 @@ def finished(
   config: Mapping[str, Any],
   names: tuple[str, ...],
   teacher_checkpoint: str = '',
+  starts_of: Mapping[str, str] = types.MappingProxyType({}),
 ) -> dict[str, Any] | None:
   """The results of a run that is over, or None; needs no data.
 
@@ -60,10 +72,11 @@ def finished(
     config: what the run is made with.
     names: of the rows that are wanted beside the teacher's, in order.
     teacher_checkpoint: of the run.
+    starts_of: what its students begin as, by method (`Job.starts`).
 
   Raises:
     UserError: the workdir was made with another configuration, or with another
-      teacher than lies there now.
+      teacher or start than lies there now.
   """
   folder = folder.expanduser()
   workdir.compare_config(folder, config)
@@ -74,10 +87,12 @@ def finished(
   found = [row['method'] for row in content['rows']]
   if tuple(name for name in found if name != TEACHER) != names:
     return None
-  if teacher_checkpoint:
-    given = teachers.given_folder(teacher_checkpoint, content['dataset'])
-    if saved.exists(given):
-      workdir.compare_teacher(folder, saved.describe(given).digest)
+  given = {'teacher': teacher_checkpoint} if teacher_checkpoint else {}
+  given |= {checks.start_key(name): start for name, start in starts_of.items()}
+  for key, checkpoint in given.items():
+    network = teachers.given_folder(checkpoint, content['dataset'])
+    if saved.exists(network):
+      workdir.compare_given(folder, {key: saved.describe(network).digest})
   report.write_html(folder)
   return content
 
@@ -206,13 +221,16 @@ def _student_rows(job, context, student, teacher) -> list[JsonRow]:
 def _train_student(job, context, student, teacher) -> None:
   """Trains a student, or its population; saves each with its row."""
   net, method = job.build(student.network), student.method
-  preprocess = _students_preprocess(job, method, teacher)
-  results = train.run_method(context, method, net, preprocess, teacher)
+  start = starts.read(job, student)
+  preprocess = _students_preprocess(job, method, teacher, start)
+  results = train.run_method(
+    context, method, net, preprocess, teacher, start and start.variables
+  )
   test = _tester(job, net, preprocess)
   members = method.members(job.training)
   for member, result in zip(members, results, strict=True):
     variables = result.learners[state.STUDENT]
-    details = _details(student, member)
+    details = _details(student, member, variables)
     if teacher is not None:
       own = evaluation.Reader(net, variables, preprocess)
       details['ir_error'] = evaluation.ir_errors(
@@ -234,15 +252,18 @@ def _train_student(job, context, student, teacher) -> None:
     _save(job, folder, student.network, preprocess, row, result)
 
 
-def _students_preprocess(job, method, teacher) -> Preprocess:
-  """A copied stem reads what the teacher's does; else that of the data."""
+def _students_preprocess(job, method, teacher, start) -> Preprocess:
+  """A copied stem reads what the teacher's does, and a saved network its own.
+
+  Else that of the data.
+  """
   copies = [part for phase in method.phases for part in phase.copy]
   if teacher is not None and 'stem' in copies:
     return teacher.preprocess
-  return job.dataset.preprocess
+  return job.dataset.preprocess if start is None else start.preprocess
 
 
-def _details(student, member) -> dict[str, Any]:
+def _details(student, member, variables) -> dict[str, Any]:
   """What a row says of how its student was trained."""
   method = student.method
   details = {
@@ -253,9 +274,14 @@ def _details(student, member) -> dict[str, Any]:
       for phase, objective in zip(method.phases, member.objectives, strict=True)
     ],
   }
-  return details | (
-    {'teacher': student.teacher} if method.needs_teacher else {}
-  )
+  if method.needs_teacher:
+    details['teacher'] = student.teacher
+  if student.start:
+    details['start'] = student.start
+  if method.prunes:
+    details['nonzeros'] = sparse.nonzeros(variables['params'])
+    details['sparse_bytes'] = sparse.stored_bytes(variables)
+  return details
 
 
 def _drawn(workdir_, name, found) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:
   if not saved.exists(folder):
     raise UserError(
       f'no teacher is embedded for {dataset_name}; train one '
-      '(teacher.checkpoint empty) or name the folder of one'
+      '(checkpoint empty) or name the folder of one'
     )
   return folder
 
@@ -93,7 +93,7 @@ def read(
   if facts.classes and names and facts.classes != names:
     raise UserError(
       f'{folder} tells the classes {", ".join(facts.classes)} apart, and '
-      f'{dataset.name} has {", ".join(names)}; take a teacher of the same '
+      f'{dataset.name} has {", ".join(names)}; take a network of the same '
       'classes in the same order'
     )
   net = models.build(wanted or facts.spec or {}, policy(precision).dtype)

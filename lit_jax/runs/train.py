@@ -19,6 +19,7 @@ from lit_jax.training import (
   loop,
   optim,
   population,
+  pruning,
   state,
 )
 from lit_jax.training.interrupt import Observer
@@ -72,6 +73,7 @@ def run_method(
   net: BlockNet,
   preprocess: Preprocess,
   teacher: Teacher | None,
+  start: state.Variables | None = None,
 ) -> tuple[loop.PhaseResult, ...]:
   """Trains `net` by a method's phases, resuming where checkpoints stand.
 
@@ -81,6 +83,7 @@ def run_method(
     net: the network that learns.
     preprocess: of its inputs.
     teacher: None where no phase needs one.
+    start: the variables that `net` begins with; None draws them.
 
   Returns:
     Of each member, the last phase's networks, and the seconds of all phases.
@@ -97,6 +100,8 @@ def run_method(
     context.task.fresh(net, _key(member.seed, zlib.crc32(role.encode())))
     for member in members
   )
+  if start is not None:
+    learners = tuple(own | {state.STUDENT: start} for own in learners)
   seconds = 0.0
   for index, phase in enumerate(method.phases):
     context.observer.interrupt(f'before {method.name}/{phase.name}')
@@ -121,7 +126,7 @@ def _run_phase(setting, index, phase, learners):
     )
   taught = teacher.learners if teacher else None
   learners = [
-    context.task.begin(own, taught, phase.objective, phase.copy)
+    _pruned(phase, context.task.begin(own, taught, phase.objective, phase.copy))
     for own in learners
   ]
   run = _phase_run(setting, index, phase, learners[0])
@@ -133,6 +138,17 @@ def _run_phase(setting, index, phase, learners):
     return loop.run(run, context.workdir, first, context.observer)
   finally:
     run.feed.close()
+
+
+def _pruned(phase: Phase, learners: state.Learners) -> state.Learners:
+  """The learners, the student with the phase's share of zeros."""
+  if not phase.sparsity:
+    return learners
+  student = learners[state.STUDENT]
+  params = pruning.prune(
+    student['params'], phase.sparsity, phase.prune_by, phase.frozen
+  )
+  return learners | {state.STUDENT: student | {'params': params}}
 
 
 def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
@@ -171,6 +187,7 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
           phase.optimizer,
           _at_updates(rate, context.task.updates_every(name, objective)),
           _frozen(phase, name, own),
+          keeps_zeros=name == state.STUDENT and phase.sparsity > 0,
         )
         for name, own in learners.items()
       },

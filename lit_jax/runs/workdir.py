@@ -109,11 +109,17 @@ def compare_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
     _write(workdir, _DATA, new | (old or {}))
 
 
-def compare_teacher(workdir: pathlib.Path, digest: str) -> None:
-  """Raises UserError if the workdir was begun with another given teacher."""
+def compare_given(workdir: pathlib.Path, facts: Mapping[str, str]) -> None:
+  """Raises UserError if the workdir was begun with another given network.
+
+  Args:
+    workdir: of the run.
+    facts: digests by the keys that `compare_data` has; what the workdir is not
+      bound to yet is passed over.
+  """
   old = _read(workdir, _DATA) or {}
-  if 'teacher' in old:
-    _compare(workdir, old, old | {'teacher': digest})
+  known = {key: value for key, value in facts.items() if key in old}
+  _compare(workdir, old, old | known)
 
 
 def _read(workdir, name) -> dict[str, Any] | None:

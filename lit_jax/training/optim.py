@@ -7,6 +7,7 @@ import jax
 import optax
 
 from lit_jax.errors import UserError, choose
+from lit_jax.training import pruning
 
 SCHEDULES = ('steps', 'cosine', 'linear')
 LEARNS, FROZEN = 'learns', 'frozen'
@@ -130,7 +131,10 @@ OPTIMIZERS = {'sgd': Sgd, 'adam': Adam}
 
 
 def optimizer(
-  settings: Optimizer, rate: optax.Schedule, frozen: tuple[str, ...] = ()
+  settings: Optimizer,
+  rate: optax.Schedule,
+  frozen: tuple[str, ...] = (),
+  keeps_zeros: bool = False,
 ) -> optax.GradientTransformation:
   """An optimiser of the parts that learn.
 
@@ -140,8 +144,13 @@ def optimizer(
     settings: which one.
     rate: learning rate by step.
     frozen: top-level parts that do not learn.
+    keeps_zeros: whether weights that are zero at the start stay zero
+      (`pruning.keep_zeros`).
   """
+  rule = settings.rule(rate)
+  if keeps_zeros:
+    rule = pruning.keep_zeros(rule)
   return optax.multi_transform(
-    {LEARNS: settings.rule(rate), FROZEN: optax.set_to_zero()},
+    {LEARNS: rule, FROZEN: optax.set_to_zero()},
     lambda params: labels(params, frozen),
   )
