@@ -21,7 +21,9 @@ from experiments.paper import (
   scales,
   statistics,
 )
+from lit_jax import models
 from lit_jax.errors import UserError
+from lit_jax.networks.summary import summary
 from lit_jax.runs import workdir
 from lit_jax.training.interrupt import Interrupted, Observer
 
@@ -331,7 +333,10 @@ def test_the_cost_is_that_of_finished_runs():
   # Another seed takes as long; another method by its multiply-accumulates:
   # KD's teacher forward and student thrice, LIT's blocks once more.
   assert plan.seconds(SMOKE, kd, {kd: row}) == pytest.approx(60.0)
-  teacher, student = 30_821_248, 9_145_216
+  teacher, student = (
+    summary(models.build({'family': 'resnet', 'depth': depth})).macs
+    for depth in (20, 8)
+  )
   kd_work = teacher + 3 * student
   assert plan.work(SMOKE, kd) == pytest.approx(2000 * kd_work)
   assert plan.work(SMOKE, lit) == pytest.approx(

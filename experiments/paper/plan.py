@@ -330,7 +330,8 @@ def work(scale: scales.Scale, run: Run) -> float:
   """Multiply-accumulates of a run's training, roughly.
 
   A pass back costs twice one forward, and every run of the student's blocks on
-  the teacher's IRs is another pass.
+  the teacher's IRs is another pass. Examples are counted as large as the
+  family's function takes them to be by default.
   """
   pair = scale.pairs[run.family]
   config = scales.recipe(pair, dict(run.settings))
