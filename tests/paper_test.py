@@ -377,7 +377,8 @@ def paper(monkeypatch, tmp_path):
 
   def run(artifact, observer=None, **others):
     values = {
-      'artifact': artifact, 'scale': 'smoke', 'workdir': str(tmp_path)
+      'artifact': artifact, 'scale': 'smoke', 'workdir': str(tmp_path),
+      'processes': 1,
     } | others  # fmt: skip
     with flagsaver.flagsaver(**values):
       command.make(['paper'], observer or Observer())
@@ -471,6 +472,7 @@ def test_damaged_results_are_told_of(paper, tmp_path):
     ({'artifact': 'table9'}, "unknown artifact 'table9'"),
     ({'artifact': 'table3', 'scale': 'huge'}, "unknown scale 'huge'"),
     ({'artifact': 'table3', 'seeds': -1}, '--seeds=-1; give 1 or more'),
+    ({'artifact': 'table3', 'processes': -1}, '--processes=-1; give 1 or more'),
     ({'artifact': 'table3', 'publish': True}, 'is for tests; publish another'),
   ],
 )
@@ -544,7 +546,7 @@ def test_the_committed_page_is_of_the_committed_rows(tmp_path):
 def test_an_artifact_at_its_smallest(tmp_path, capsys):
   values = {
     'artifact': 'table4', 'scale': 'smoke', 'seeds': 1,
-    'workdir': str(tmp_path),
+    'workdir': str(tmp_path), 'processes': 1,
   }  # fmt: skip
   with flagsaver.flagsaver(**values):
     command.make(['paper'], Observer())

@@ -1,6 +1,8 @@
 """The paper's tables and figures, one command each.
 
 `artifacts.py` says what each is made of, `scales.py` with which networks and
-data, `plan.py` which runs that takes, `statistics.py` what may be concluded,
-and `__main__.py` is the command line.
+data, `plan.py` which runs that takes, and `workers.py` makes them side by side.
+`records.py` keeps what a run found, `statistics.py` and `findings.py` say what
+may be concluded, `figures.py` and `document.py` show it. `finished/` holds the
+rows behind docs/paper.md. `__main__.py` is the command line.
 """

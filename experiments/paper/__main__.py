@@ -5,8 +5,9 @@
 trains what the artifact needs and is not trained yet in the workdir, and prints
 each number beside the paper's, with the tests of what the paper claims. The
 plan comes first; `--dry_run` stops there. Stopped at any point, the same
-command goes on. Started several times, the processes share the plan; each is
-best given a core of its own (`taskset -c 0`), or a GPU.
+command goes on. On a CPU each core gets a process of its own, and they share
+the plan; so do commands that are started several times, on other machines too
+where they see the same folder.
 """
 
 import pathlib
@@ -26,6 +27,7 @@ from experiments.paper import (
   plan,
   records,
   scales,
+  workers,
 )
 from lit_jax.errors import UserError
 from lit_jax.files import write_json
@@ -44,6 +46,9 @@ _PUBLISH = flags.DEFINE_boolean(
   'publish', False,
   'Writes the finished rows into the project, and docs/paper.md anew.',
 )  # fmt: skip
+_PROCESSES = flags.DEFINE_integer(
+  'processes', 0, 'That train side by side; 0 is one a core on a CPU, else one.'
+)
 # Of a scale that is for tests alone there is no page.
 _UNPUBLISHED = 'smoke'
 _WAIT = 5.0  # seconds
@@ -73,6 +78,8 @@ def make(argv: Sequence[str], observer: Observer) -> None:
     raise UserError(
       f'--scale={_UNPUBLISHED} is for tests; publish another scale'
     )
+  if _PROCESSES.value < 0:
+    raise UserError(f'--processes={_PROCESSES.value}; give 1 or more')
   seeds = _SEEDS.value or scale.seeds
   folder = pathlib.Path(cli.WORKDIR.value or f'runs/paper-{_SCALE.value}')
   root = records.root(folder.expanduser().absolute(), _SCALE.value)
@@ -83,7 +90,10 @@ def make(argv: Sequence[str], observer: Observer) -> None:
   _print_plan(scale, wanted, groups, root)
   if _DRY_RUN.value:
     return
-  _train(scale, groups, root, observer)
+  with workers.started(_PROCESSES.value, len(groups)):
+    _train(scale, groups, root, observer)
+  if workers.is_one():
+    return
   if 'table6' in chosen:
     print(document.networks())
   sections = [
