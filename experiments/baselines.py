@@ -36,7 +36,7 @@ def tfidf(dataset: Dataset) -> Row:
   from sklearn.linear_model import LogisticRegression
   from sklearn.pipeline import make_pipeline
 
-  train, test = dataset.splits['train'], dataset.splits['test']
+  train, test = dataset.splits['train'], dataset.splits[dataset.scored]
   if len(np.unique(train.labels)) < 2:
     raise UserError('all training texts have one label')
   start = time.monotonic()

@@ -114,6 +114,33 @@ def _exit_code(body, argv) -> int:
 
 
 def _run(build, argv: Sequence[str], observer: Observer) -> None:
+  config, workdir, names = configured(argv)
+  checkpoint = config.teacher.get('checkpoint', '')
+  results = runner.finished(
+    workdir,
+    recipes.as_json(config),
+    names,
+    checkpoint,
+    recipes.starts(config),
+  )
+  if results is None:
+    start(config, workdir)
+    results = runner.train_and_report(build(config), workdir, observer)
+  Console().print(report.table(results))
+  print(f'report: {workdir / "report.html"}')
+
+
+def configured(
+  argv: Sequence[str],
+) -> tuple[recipes.Config, pathlib.Path, tuple[str, ...]]:
+  """What the flags name: configuration, workdir, and the rows asked for.
+
+  Args:
+    argv: what is left of the arguments.
+
+  Raises:
+    UserError: one of them is missing or cannot be read, or an argument is left.
+  """
   if len(argv) > 1:
     raise UserError(
       f'unexpected argument {argv[1]!r}; keys are set by --config.KEY=VALUE'
@@ -131,20 +158,7 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     names = recipes.row_names(config)
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None
-  workdir = pathlib.Path(WORKDIR.value).expanduser()
-  checkpoint = config.teacher.get('checkpoint', '')
-  results = runner.finished(
-    workdir,
-    recipes.as_json(config),
-    names,
-    checkpoint,
-    recipes.starts(config),
-  )
-  if results is None:
-    start(config, workdir)
-    results = runner.train_and_report(build(config), workdir, observer)
-  Console().print(report.table(results))
-  print(f'report: {workdir / "report.html"}')
+  return config, pathlib.Path(WORKDIR.value).expanduser(), names
 
 
 def start(config: recipes.Config, workdir: pathlib.Path) -> None:

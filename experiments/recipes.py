@@ -13,7 +13,7 @@ from experiments import baselines, published
 from experiments.configs import resnet
 from lit_jax import models, objectives, tasks
 from lit_jax.data import sources
-from lit_jax.data.dataset import hold_out, repeat, shorten
+from lit_jax.data.dataset import hold_out, repeat, shorten, without_test
 from lit_jax.errors import UserError, choose, names
 from lit_jax.runs import jobs, phases
 from lit_jax.training import optim
@@ -26,6 +26,9 @@ _NOT_IN_CONFIG = (
 )  # fmt: skip
 
 
+# What `score_on` can be.
+SCORED = TEST, VALIDATION = 'test', 'validation'
+
 # A ConfigDict, whose attributes are its keys; types know nothing of them.
 Config = Any
 
@@ -34,14 +37,18 @@ def compression(config: Config) -> jobs.Job:
   """A whole run from its configuration.
 
   Raises:
-    UserError: an unknown method or phase, or data that cannot be read.
+    UserError: an unknown method or phase, data that cannot be read, or none
+      held out to score on.
   """
+  choose('score_on', config.score_on, SCORED)
   students = _students(config)
   teacher_phase = phase(config, 'train_teacher')
   outside = _baselines(config)
   dataset = _dataset(config)
   if config.validation:
     dataset = hold_out(dataset, config.validation)
+  if config.score_on == VALIDATION:
+    dataset = without_test(dataset)
   dataset = shorten(dataset, config.train_examples)
   dataset = repeat(dataset, config.repeats)
   task = tasks.build(config.task, dataset, config.to_dict())
@@ -64,7 +71,10 @@ def compression(config: Config) -> jobs.Job:
     ),
     config=as_json(config),
     baselines=outside,
-    reference=_published(config.dataset, teacher, students),
+    # The paper's numbers are of the test split.
+    reference=_published(config.dataset, teacher, students)
+    if config.score_on == TEST
+    else None,
     judge=_judge(config, task, dataset),
   )
 
@@ -102,6 +112,15 @@ def _published(dataset, teacher, students):
   if not values:
     return None
   return jobs.Reference(published.COLUMN, values, published.NOTE)
+
+
+def training_examples(config: Config) -> int:
+  """How many the data set has, of which none is held out yet.
+
+  Raises:
+    UserError: data that cannot be read.
+  """
+  return _dataset(config).splits['train'].examples
 
 
 def _dataset(config):
@@ -169,7 +188,7 @@ def _students(config):
   last = spec(config.student)
   between = [
     spec(config.student) | {'depth': depth}
-    for depth in _values('sequence', config.sequence)
+    for depth in numbers('sequence', config.sequence)
   ]
   for options in between:
     options.pop('units', None)
@@ -245,7 +264,7 @@ def _data_seed(config, seed):
 def _population(config, method):
   """The method, with a member for every combination of the given values."""
   tried = {
-    key: _values(f'population.{key}', config.population[key])
+    key: numbers(f'population.{key}', config.population[key])
     for key in ('seed', 'alpha', 'beta', 'temperature')
     if config.population[key]
   }
@@ -296,8 +315,16 @@ def _objectives(method, own):
   return tuple(result)
 
 
-def _values(what, text):
-  """Different numbers from a comma list: integers for seeds and depths."""
+def numbers(what: str, text: str) -> tuple[Any, ...]:
+  """Different numbers from a comma list: integers for seeds and depths.
+
+  Args:
+    what: where the list stands.
+    text: '' is none.
+
+  Raises:
+    UserError: no numbers, or one of them twice.
+  """
   kind = int if what.endswith(('seed', 'sequence')) else float
   try:
     values = tuple(kind(word) for word in names(str(text), what))

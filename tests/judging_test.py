@@ -77,7 +77,7 @@ def test_attributes_are_read_off_what_asks_for_a_change(shown):
   assert wanted > 0.1
   assert found['attribute_distance'] == pytest.approx(wanted, rel=1e-4)
   notes = ' '.join(column.note for column in judge.columns)
-  assert 'reads 50.0 % of the real test images' in notes
+  assert 'reads 50.0 % of the scored real images' in notes
   assert 'it is no FID' in notes
 
 

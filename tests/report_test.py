@@ -256,6 +256,13 @@ def test_page_has_the_notes(tmp_path, results):
   assert '<p class="note">Published: elsewhere.</p>' in page
 
 
+def test_table_has_the_notes(results):
+  results['notes'] = ['Measured [b]twice[/b].', 'Published: elsewhere.']
+  *_, first, second = _text(report.table(results)).rstrip().splitlines()
+  assert first.strip() == 'Measured [b]twice[/b].'
+  assert second.strip() == 'Published: elsewhere.'
+
+
 def test_page_needs_no_more_than_the_rows(tmp_path, results):
   results = {key: results[key] for key in ('dataset', 'seed', 'rows')}
   page = _page(tmp_path, results, _lines(_metrics()))

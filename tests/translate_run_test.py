@@ -129,7 +129,7 @@ def test_all_rows_of_a_run(celeba, tmp_path):
     assert 4 * 5 * 64 < image.height < 4 * 6 * 64
   # The columns say what they are, and nothing here is an FID.
   assert 'FID' not in out
-  assert re.search(r'reads\s+[0-9.]+ % of the real test images', page)
+  assert re.search(r'reads\s+[0-9.]+ % of the scored real images', page)
 
   # The block alone learned by LIT; all else was the teacher's.
   def read(name):

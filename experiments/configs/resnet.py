@@ -67,6 +67,8 @@ def get_config() -> ConfigDict:
   config.data_dir = ''  # where its files are; '' is ~/.cache/lit_jax
   # Training examples held out, such as 5000; train the teacher likewise.
   config.validation = 0
+  # The split that every row is of; 'validation' drops the test split at once.
+  config.score_on = 'test'
   config.train_examples = 0  # of what is left, drawn alike everywhere; 0 is all
   # Keys of `methods`, separated by commas; '' trains the teacher alone.
   config.method = 'lit'

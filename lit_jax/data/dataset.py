@@ -43,7 +43,8 @@ class Dataset:
 
   Attributes:
     name: in messages and tables.
-    splits: 'train' and 'test', and 'validation' after hold_out.
+    splits: 'train' and 'test', and 'validation' after hold_out; without 'test'
+      after without_test.
     classes: how many classes the labels tell apart, or how many attributes
       images to translate have; 0 where they are none.
     preprocess: what happens to a batch before a network sees it.
@@ -66,6 +67,11 @@ class Dataset:
   content: str = ''
   exclusive: tuple[tuple[int, ...], ...] = ()
   identities: bool = False
+
+  @property
+  def scored(self) -> str:
+    """The split on which rows are scored: 'test', or else 'validation'."""
+    return 'test' if 'test' in self.splits else 'validation'
 
 
 class Rows:
@@ -140,6 +146,24 @@ def hold_out(dataset: Dataset, size: int = 5000, seed: int = 0) -> Dataset:
   kept = np.setdiff1d(np.arange(count), held, assume_unique=True)
   parts = {'train': _take(train, kept), 'validation': _take(train, held)}
   return dataclasses.replace(dataset, splits={**dataset.splits, **parts})
+
+
+def without_test(dataset: Dataset) -> Dataset:
+  """Drops the test split, so that nothing can be chosen by it.
+
+  Args:
+    dataset: any.
+
+  Raises:
+    UserError: no 'validation' split is there to be scored in its place.
+  """
+  if 'validation' not in dataset.splits:
+    raise UserError(
+      f'{dataset.name} has no validation split to score on; hold training '
+      'examples out, such as validation=5000'
+    )
+  splits = {name: s for name, s in dataset.splits.items() if name != 'test'}
+  return dataclasses.replace(dataset, splits=splits)
 
 
 def shorten(dataset: Dataset, size: int, seed: int = 0) -> Dataset:

@@ -19,7 +19,8 @@ def table(results: Results) -> rich.table.Table:
   """The results as a table for the terminal, 80 columns wide.
 
   A row has as many lines as its tallest stack of columns: the model stands
-  below the method, and the speed-up against the teacher below the latency.
+  below the method, and the speed-up against the teacher below the latency. The
+  notes stand under it.
 
   Args:
     results: what `results.json` holds.
@@ -30,7 +31,13 @@ def table(results: Results) -> rich.table.Table:
   shown = columns.of(results)
   stacks = columns.stacks(shown)
   out = rich.table.Table(
-    box=rich.box.SIMPLE_HEAD, show_edge=False, padding=0, leading=1
+    box=rich.box.SIMPLE_HEAD,
+    show_edge=False,
+    padding=0,
+    leading=1,
+    # Text, as in a cell.
+    caption=Text('\n'.join(results.get('notes', ()))) or None,
+    caption_justify='left',
   )
   for stack in stacks:
     out.add_column(

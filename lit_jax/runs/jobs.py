@@ -86,7 +86,8 @@ class Job:
   """What a run is to do.
 
   Attributes:
-    dataset: with a 'validation' split where one is held out.
+    dataset: with a 'validation' split where one is held out, on which rows are
+      scored where there is no 'test' split.
     task: what the networks are trained for.
     teacher: the teacher's network, as `models.build` takes it.
     teacher_checkpoint: 'embedded', or the folder of a saved network or of a

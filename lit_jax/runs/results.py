@@ -32,6 +32,12 @@ def results(job: Job, found: list[JsonRow]) -> dict[str, Any]:
     # Beside the task's first number.
     columns.insert(1, column.to_json())
     notes.append(job.reference.note)
+  if job.dataset.scored == 'validation':
+    examples = job.dataset.splits['validation'].examples
+    notes.append(
+      f'Scored on the {examples} held-out training examples, and on no test '
+      'example.'
+    )
   return {
     'dataset': job.dataset.name,
     'classes': list(job.dataset.class_names),
@@ -42,7 +48,7 @@ def results(job: Job, found: list[JsonRow]) -> dict[str, Any]:
     'rows': found,
     'device': _device(),
     'versions': versions(),
-    'command': shlex.join(['python', *_command()]),
+    'command': command(),
   }
 
 
@@ -58,8 +64,9 @@ def _device():
   )
 
 
-def _command():
+def command() -> str:
+  """The command line of this process."""
   # `python -m package.module` leaves the module's path in argv[0].
   spec = getattr(sys.modules.get('__main__'), '__spec__', None)
   program = ['-m', spec.name] if spec and spec.name else sys.argv[:1]
-  return [*program, *sys.argv[1:]]
+  return shlex.join(['python', *program, *sys.argv[1:]])

@@ -35,7 +35,7 @@ def measured(
     spec: the network, as `models.build` takes it.
     variables: its own, on any devices.
     precision: in which latency is measured.
-    found: its evaluation on the test split.
+    found: its evaluation on the split that is scored.
     epochs: of its training; 0 where it was given.
     seconds: of its training.
     **details: further JSON values.

@@ -234,7 +234,7 @@ def _train_student(job, context, student, teacher) -> None:
     if teacher is not None:
       own = evaluation.Reader(net, variables, preprocess)
       details['ir_error'] = evaluation.ir_errors(
-        teacher, own, job.dataset.splits['test']
+        teacher, own, job.dataset.splits[job.dataset.scored]
       )
     found = test(result.learners)
     details |= _drawn(context.workdir, member.name, found)
@@ -294,8 +294,9 @@ def _drawn(workdir_, name, found) -> dict[str, Any]:
 
 
 def _tester(job, net, preprocess):
-  """Of learners, on the test split."""
-  return job.task.evaluator(net, preprocess, job.dataset.splits['test'])
+  """Of learners, on the split that is scored."""
+  split = job.dataset.splits[job.dataset.scored]
+  return job.task.evaluator(net, preprocess, split)
 
 
 def _save(job, folder, network, preprocess, row, result: loop.PhaseResult):

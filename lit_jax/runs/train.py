@@ -34,7 +34,8 @@ class Context:
   Attributes:
     workdir: folder of the run.
     task: what networks are trained for.
-    dataset: with splits 'train', 'test', and 'validation' where held out.
+    dataset: with splits 'train', 'test' where that is scored, and 'validation'
+      where held out.
     training: shared settings.
     observer: told of the first steps, and asked whether to stop.
   """

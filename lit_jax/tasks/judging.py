@@ -103,7 +103,7 @@ class AttributeJudge:
 
   Attributes:
     reader: the classifier; None before it is trained.
-    exact: the part of real test images whose attributes it reads right.
+    exact: the part of the scored real images whose attributes it reads right.
   """
 
   reader: Reader | None = dataclasses.field(default=None, compare=False)
@@ -122,7 +122,7 @@ class AttributeJudge:
         note='Attributes: of the translations that ask for a change, the part '
         'of which a classifier reads exactly what was asked for; it was '
         'trained for this run, and reads '
-        f'{100 * self.exact:.1f} % of the real test images right.',
+        f'{100 * self.exact:.1f} % of the scored real images right.',
       ),
       Column(
         'attribute_distance', 'Attr. distance', 'number',

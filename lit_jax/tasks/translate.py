@@ -119,7 +119,10 @@ class Translate(Task):
       attributes=dataset.class_names,
       exclusive=dataset.exclusive,
       judges=judging.of(
-        scores, inception, inception_sha256, dataset.splits['test'].examples
+        scores,
+        inception,
+        inception_sha256,
+        dataset.splits[dataset.scored].examples,
       ),
       targets_known=dataset.identities,
       discriminator_width=discriminator_width,
