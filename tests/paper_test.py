@@ -378,7 +378,7 @@ def paper(monkeypatch, tmp_path):
   def run(artifact, observer=None, **others):
     values = {
       'artifact': artifact, 'scale': 'smoke', 'workdir': str(tmp_path),
-      'processes': 1,
+      'processes': 1, 'seeds': 2,
     } | others  # fmt: skip
     with flagsaver.flagsaver(**values):
       command.make(['paper'], observer or Observer())

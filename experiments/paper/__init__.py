@@ -2,7 +2,8 @@
 
 `artifacts.py` says what each is made of, `scales.py` with which networks and
 data, `plan.py` which runs that takes, and `workers.py` makes them side by side.
-`records.py` keeps what a run found, `statistics.py` and `findings.py` say what
-may be concluded, `figures.py` and `document.py` show it. `finished/` holds the
-rows behind docs/paper.md. `__main__.py` is the command line.
+`records.py` keeps what a run found and `cards.py` describes its network;
+`statistics.py` and `findings.py` say what may be concluded, `figures.py` and
+`document.py` show it. `finished/` holds the rows behind docs/paper.md.
+`__main__.py` is the command line.
 """

@@ -146,7 +146,7 @@ def _train(scale, groups, root, observer):
   if not groups:
     return
   root.folder.mkdir(parents=True, exist_ok=True)
-  started, left = False, list(groups)
+  started, left, told = False, list(groups), set()
   while left:
     waiting = []
     for group in left:
@@ -159,7 +159,10 @@ def _train(scale, groups, root, observer):
       if not started:
         cli.start(plan.config(scale, group, root), root.folder)
         started = True
-      print(f'{plan.folder(group)} ({len(left)} workdirs to go)', flush=True)
+      if group not in told:
+        # Once, for it may be tried again and again while another is at it.
+        print(f'{plan.folder(group)} ({len(left)} workdirs to go)', flush=True)
+        told.add(group)
       try:
         plan.execute(scale, group, root, observer)
       except workdir.Busy:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import recipes
-from experiments.paper import artifacts, records, scales
+from experiments.paper import artifacts, cards, records, scales
 from experiments.paper.artifacts import Artifact, Entry
 from lit_jax import models
 from lit_jax.networks.summary import summary
@@ -250,6 +250,8 @@ def execute(
 ) -> None:
   """Trains what is not trained yet of a group, and records each run's row.
 
+  Each student's network gets a card.
+
   Raises:
     Busy: another process is at it.
     UserError: bad input.
@@ -262,6 +264,11 @@ def execute(
   for run, row_name in zip(group, _row_names(group, job), strict=True):
     role = STUDENT if run.method else TEACHER
     network = workdir.network(pathlib.Path(name), row_name, role)
+    if run.method:
+      student = next(s for s in job.students if row_name in s.method.names)
+      cards.write(
+        root.folder / network, job, student.method, rows[row_name], content
+      )
     root.write(run.name, run, rows[row_name], content, str(network))
   # Every program takes some of the memory maps that a process may have.
   jax.clear_caches()

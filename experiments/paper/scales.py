@@ -120,6 +120,7 @@ _SMALL = {
   'vdcnn_full': Pair(_small_vdcnn, {}, (9, 17), 3993, born_again=False),
   'stargan': Pair(demo_gan.get_config, _EMBEDDED, (10,), 4800, judged=True),
 }
+_FEW = {'train_examples': 512}
 _SMALL_TITLE = (
   '2,000 images of Fashion-MNIST (ResNet-20 → ResNet-8 and 14, ResNeXt-20 → '
   '8), 3,993 food reviews (VDCNN-29 → 9 and 17), 480 emoji portraits (StarGAN)'
@@ -161,10 +162,17 @@ SCALES = {
   ),
   'mini': Scale(_SMALL_TITLE, _SMALL, {}, 3, False),
   'smoke': Scale(
-    f'{_SMALL_TITLE}, one epoch a phase',
-    _SMALL,
+    'one epoch a phase of a few hundred examples, for tests',
+    {
+      'resnet': _SMALL['resnet']._replace(
+        depths=(8,), born_again=False, settings=_FEW
+      ),
+      'resnext': _SMALL['resnext']._replace(settings=_FEW),
+      'vdcnn_full': _SMALL['vdcnn_full']._replace(depths=(9,), settings=_FEW),
+      'stargan': _SMALL['stargan']._replace(settings={'repeats': 1}),
+    },
     {'epochs_scale': 0.01},
-    2,
+    1,
     False,
   ),
 }  # fmt: skip
