@@ -20,9 +20,11 @@ from experiments.paper import (
   records,
   scales,
   statistics,
+  workers,
 )
 from lit_jax import models
 from lit_jax.errors import UserError
+from lit_jax.networks import saved
 from lit_jax.networks.summary import summary
 from lit_jax.runs import workdir
 from lit_jax.training.interrupt import Interrupted, Observer
@@ -436,6 +438,76 @@ def test_processes_share_a_plan(paper, monkeypatch, tmp_path, capsys):
   assert len(tried) == 2
 
 
+class Process:
+  """Stands for one that was started."""
+
+  def __init__(self, arguments, env):
+    self.arguments, self.env, self.events = arguments, env, []
+
+  def terminate(self):
+    self.events.append('terminate')
+
+  def wait(self):
+    self.events.append('wait')
+
+
+@pytest.fixture
+def started(monkeypatch):
+  """Processes that were started on three cores, and affinities."""
+  processes, affinities = [], []
+
+  def start(arguments, env):
+    processes.append(Process(arguments, env))
+    return processes[-1]
+
+  monkeypatch.setattr(workers.subprocess, 'Popen', start)
+  monkeypatch.setattr(workers, '_cores', lambda: [0, 2, 3])
+  monkeypatch.setattr(workers, '_has_gpu', lambda: False)
+  monkeypatch.setattr(
+    workers.os, 'sched_setaffinity', lambda _, own: affinities.append(list(own))
+  )
+  return processes, affinities
+
+
+def test_each_core_gets_a_process(started, monkeypatch):
+  processes, affinities = started
+  with workers.started(0, tasks=9):
+    assert not workers.is_one()
+  owned = [p.env[workers.VARIABLE] for p in processes]
+  assert owned == ['2', '3'] and affinities == [[0], [0, 2, 3]]
+  assert [p.events for p in processes] == [['wait'], ['wait']]
+  # One of them keeps to its core and starts no others.
+  monkeypatch.setenv(workers.VARIABLE, '2')
+  with workers.started(0, tasks=9):
+    assert workers.is_one() and len(processes) == 2
+  assert affinities[-1] == [2]
+
+
+@pytest.mark.parametrize(
+  ('count', 'tasks', 'gpu', 'others'),
+  [(0, 9, False, 2), (0, 9, True, 0), (2, 9, True, 1), (5, 9, False, 2),
+   (0, 2, False, 1), (0, 1, False, 0), (0, 0, False, 0), (1, 9, False, 0)],
+)  # fmt: skip
+def test_how_many_processes_there_are(
+  started, monkeypatch, count, tasks, gpu, others
+):
+  processes, affinities = started
+  monkeypatch.setattr(workers, '_has_gpu', lambda: gpu)
+  with workers.started(count, tasks):
+    pass
+  assert len(processes) == others
+  # Two processes share three cores.
+  if others == 1:
+    assert affinities[0] == [0, 3]
+
+
+def test_processes_are_stopped_with_the_first(started):
+  processes, _ = started
+  with pytest.raises(Interrupted), workers.started(0, tasks=9):
+    raise Interrupted('in a phase', SIGNAL)
+  assert [p.events for p in processes] == [['terminate', 'wait']] * 2
+
+
 def test_a_workdir_that_is_claimed_is_busy(tmp_path):
   with (
     workdir.claimed(tmp_path, {}),
@@ -556,4 +628,14 @@ def test_an_artifact_at_its_smallest(tmp_path, capsys):
   # Ten classes; one epoch of LIT and one of fine-tuning.
   assert [row['label'] for row in numbers['rows']] == ['L2', 'L1', 'smooth L1']
   for row in numbers['rows']:
-    assert row['epochs'] == 2 and row['scores'][0] > 0.5
+    assert row['epochs'] == 2 and row['scores'][0] > 0.2
+  (card, *others) = sorted(tmp_path.glob('*/lit/student/card.md'))
+  assert len(others) == 2
+  text = card.read_text()
+  _, variables = saved.load(card.parent)
+  assert f'`{saved.digest(variables)}`' in text
+  for words in (
+    '# resnet-8 by lit, fashion_mnist_mini', '512 train examples',
+    'Teacher: resnet-20; accuracy 93.50 %', 'Phase 2: `Phase(name=\'finetune\'',
+  ):  # fmt: skip
+    assert words in text

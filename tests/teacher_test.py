@@ -1,8 +1,11 @@
-"""The teacher that comes with the package."""
+"""Networks that come with the package, and with the project."""
+
+import pathlib
 
 from lit_jax import models
 from lit_jax.data.images import sources
 from lit_jax.networks import saved
+from lit_jax.runs import teachers
 from lit_jax.tasks import Classify
 
 
@@ -16,3 +19,18 @@ def test_embedded_teacher_knows_images_it_was_not_trained_on():
   # accuracy has a standard error of 0.8 points.
   assert facts.row['accuracy'] == 0.935
   assert 0.91 < evaluate({'student': variables}).numbers['accuracy'] < 0.96
+
+
+def test_a_student_is_found_by_its_name(tmp_path, monkeypatch):
+  students = tmp_path / 'students'
+  (students / 'small').mkdir(parents=True)
+  (students / 'small' / 'network.json').write_text('{}')
+  monkeypatch.setattr(saved, 'STUDENTS', students)
+  monkeypatch.chdir(tmp_path)
+  assert saved.find('small') == students / 'small'
+  assert teachers.given_folder('small', 'any') == students / 'small'
+  # Whatever lies at the path itself goes first, and other names stay paths.
+  assert saved.find('other') == pathlib.Path('other')
+  assert saved.find('runs/small') == pathlib.Path('runs/small')
+  (tmp_path / 'small').mkdir()
+  assert saved.find('small') == pathlib.Path('small')

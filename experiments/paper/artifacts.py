@@ -356,9 +356,13 @@ def _figure8(family):
 
 def _claims(family, words, student=0, born_again=''):
   """What the abstract and the blog say of a family."""
-  student_, teacher = label('LIT', student), 'teacher'
-  entries = [Entry(teacher, ''), Entry(student_, 'lit', {}, student)]
-  claims = [Claim(student_, teacher, NO_LOSS, words=words)]
+  own = [
+    Entry(label(name, student), _METHODS[name], {}, student)
+    for name in ('LIT', 'KD', 'scratch')
+  ]
+  entries = [Entry('teacher', ''), *own]
+  claims = [Claim(own[0].label, 'teacher', NO_LOSS, words=words)]
+  claims += [Claim(own[0].label, other.label) for other in own[1:]]
   if born_again:
     lit, kd, scratch = (
       Entry(label(name, AS_DEEP), _METHODS[name], {}, AS_DEEP)

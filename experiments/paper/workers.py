@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-_WORKER = 'LIT_JAX_PAPER_WORKER'
+# What tells a process that it is one, and which cores are its own.
+VARIABLE = 'LIT_JAX_PAPER_WORKER'
 
 
 def is_one() -> bool:
   """Whether this process helps another, which prints what was found."""
-  return _WORKER in os.environ
+  return VARIABLE in os.environ
 
 
 @contextlib.contextmanager
@@ -31,7 +32,7 @@ def started(count: int, tasks: int) -> Iterator[None]:
     tasks: there are no more processes than these.
   """
   if is_one():
-    os.sched_setaffinity(0, map(int, os.environ[_WORKER].split(',')))
+    os.sched_setaffinity(0, map(int, os.environ[VARIABLE].split(',')))
     yield
     return
   cores = _cores()
@@ -60,7 +61,7 @@ def _start(cores):
   module = spec.name if spec else 'experiments.paper'
   return subprocess.Popen(
     [sys.executable, '-m', module.removesuffix('.__main__'), *sys.argv[1:]],
-    env=os.environ | {_WORKER: ','.join(map(str, cores))},
+    env=os.environ | {VARIABLE: ','.join(map(str, cores))},
   )
 
 

@@ -25,6 +25,8 @@ from lit_jax.files import sync_folder, write_json
 
 EMBEDDED = 'embedded'
 _EMBEDDED_FOLDER = pathlib.Path(__file__).parent / 'teachers'
+# Students that come with the project, beside the package.
+STUDENTS = pathlib.Path(__file__).parents[2] / 'students'
 _JSON, _ARRAYS, _OTHERS = 'network.json', 'arrays', 'others'
 
 
@@ -59,6 +61,18 @@ def embedded(dataset: str) -> pathlib.Path:
   """Folder of the teacher that comes with the package, for that data set."""
   # The small set is cut from the whole one.
   return _EMBEDDED_FOLDER / dataset.removesuffix('_mini')
+
+
+def find(name: str | os.PathLike[str]) -> pathlib.Path:
+  """The folder of a network: that of this path, or a student of that name.
+
+  Args:
+    name: a path, or the name of a folder in STUDENTS; a path goes first.
+  """
+  folder = pathlib.Path(name).expanduser()
+  student = STUDENTS / folder.name
+  alone = len(folder.parts) == 1 and not folder.exists()
+  return student if alone and exists(student) else folder
 
 
 def digest(variables: Mapping[str, Any]) -> str:
@@ -156,7 +170,7 @@ def load(
   """Reads a network.
 
   Args:
-    folder: written by `save`.
+    folder: written by `save`, or the name of a student (`find`).
     wanted: its specification or the network itself; None takes any that has a
       specification.
 
@@ -166,7 +180,7 @@ def load(
   Raises:
     UserError: no network there, another architecture, or damaged arrays.
   """
-  folder = pathlib.Path(folder)
+  folder = find(folder)
   facts = describe(folder)
   if wanted is not None and not isinstance(wanted, BlockNet):
     _check_spec(folder, facts.spec or {}, wanted)

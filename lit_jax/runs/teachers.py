@@ -49,15 +49,16 @@ def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:
   """The folder of the teacher that the user named.
 
   Args:
-    checkpoint: 'embedded', the folder of a saved network, or that of a workdir
-      whose teacher is meant.
+    checkpoint: 'embedded', the folder of a saved network, the name of a student
+      that comes with the project (`saved.find`), or a workdir whose teacher is
+      meant.
     dataset_name: for which one is embedded.
 
   Raises:
     UserError: none is embedded for that data set.
   """
   if checkpoint != saved.EMBEDDED:
-    folder = pathlib.Path(checkpoint).expanduser()
+    folder = saved.find(checkpoint)
     inside = workdir.network(folder, TEACHER, TEACHER)
     return inside if saved.exists(inside) else folder
   folder = saved.embedded(dataset_name)
