@@ -41,6 +41,11 @@ def compression(config: Config) -> jobs.Job:
       held out to score on.
   """
   choose('score_on', config.score_on, SCORED)
+  if config.score_on == VALIDATION and config.select == 'best':
+    raise UserError(
+      'score_on=validation would score on the examples that select=best chose '
+      'by; take select=last'
+    )
   students = _students(config)
   teacher_phase = phase(config, 'train_teacher')
   outside = _baselines(config)

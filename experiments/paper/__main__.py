@@ -11,6 +11,7 @@ where they see the same folder.
 """
 
 import pathlib
+import sys
 import time
 from collections.abc import Sequence
 
@@ -86,11 +87,17 @@ def make(argv: Sequence[str], observer: Observer) -> None:
   chosen = {name: _of_scale(scale, name, own) for name, own in chosen.items()}
   halves = [half for several in chosen.values() for half in several]
   wanted = plan.runs(scale, halves, seeds)
-  groups = plan.groups(scale, plan.todo(wanted, root))
-  _print_plan(scale, wanted, groups, root)
+  groups = plan.groups(scale, plan.todo(scale, wanted, root))
   if _DRY_RUN.value:
+    _print_plan(scale, wanted, groups, root, 1)
     return
-  with workers.started(_PROCESSES.value, len(groups)):
+  root.folder.mkdir(parents=True, exist_ok=True)
+  with workers.started(_PROCESSES.value, len(groups)) as count:
+    if groups:
+      # Before anything is computed, such as the plan's multiply-accumulates.
+      cli.start(scales.recipe(scale.pairs[halves[0].family], {}), root.folder)
+    if not workers.is_one():
+      _print_plan(scale, wanted, groups, root, count)
     _train(scale, groups, root, observer)
   if workers.is_one():
     return
@@ -120,11 +127,10 @@ def _of_scale(scale, name, halves):
   return found
 
 
-def _print_plan(scale, wanted, groups, root):
+def _print_plan(scale, wanted, groups, root, processes):
   runs = [run for group in groups for run in group]
-  known = {
-    run: record['row'] for run in wanted if (record := root.record(run.name))
-  }
+  found = ((run, plan.record(scale, root, run)) for run in wanted)
+  known = {run: record['row'] for run, record in found if record}
   print(f'{_SCALE.value}: {scale.title}')
   print(f'{len(wanted)} rows, {len(known)} of them finished')
   if not runs:
@@ -134,7 +140,7 @@ def _print_plan(scale, wanted, groups, root):
     f'{len(runs)} runs of {epochs:g} epochs in {len(groups)} workdirs', end=''
   )
   times = [plan.seconds(scale, run, known) for run in runs]
-  told = sum(time for time in times if time is not None)
+  told = sum(time for time in times if time is not None) / processes
   unknown = times.count(None)
   if told:
     print(f'; about {told / 60:.0f} min by finished runs', end='')
@@ -142,48 +148,67 @@ def _print_plan(scale, wanted, groups, root):
 
 
 def _train(scale, groups, root, observer):
-  """Trains all groups; those that another process is at are waited for."""
-  if not groups:
-    return
-  root.folder.mkdir(parents=True, exist_ok=True)
-  started, left, told = False, list(groups), set()
+  """Trains all groups; those that another process is at are waited for.
+
+  One that fails does not keep the others from being trained.
+
+  Raises:
+    UserError: what failed, when all else is done.
+  """
+  left, told, failed = list(groups), set(), {}
   while left:
-    waiting = []
-    for group in left:
-      if not plan.todo(group, root) and not _needed(group, left, root):
+    waiting, busy = [], False
+    for i, group in enumerate(left):
+      if not _is_needed(scale, group, left, root):
         continue
-      if not all(root.network(g.name) for run in group for _, g in run.given):
+      if not _has_givers(group, root):
         waiting.append(group)
         continue
-      observer.interrupt(f'before {plan.folder(group)}')
-      if not started:
-        cli.start(plan.config(scale, group, root), root.folder)
-        started = True
-      if group not in told:
+      name = plan.folder(group)
+      observer.interrupt(f'before {name}')
+      if name not in told:
         # Once, for it may be tried again and again while another is at it.
-        print(f'{plan.folder(group)} ({len(left)} workdirs to go)', flush=True)
-        told.add(group)
+        to_go = len(left) - i + len(waiting)
+        print(f'{name} ({to_go} workdirs to go)', flush=True)
+        told.add(name)
       try:
         plan.execute(scale, group, root, observer)
       except workdir.Busy:
         waiting.append(group)
-    if waiting and len(waiting) == len(left):
+        busy = True
+      except UserError as error:
+        failed[name] = str(error)
+        print(f'{name} failed: {error}', file=sys.stderr)
+    if busy and len(waiting) == len(left):
       observer.interrupt('waiting for another process')
       time.sleep(_WAIT)
+    elif len(waiting) == len(left):
+      # Nobody will make what they are to be given.
+      failed |= {plan.folder(group): 'what it begins with' for group in waiting}
+      break
     left = waiting
+  if failed:
+    raise UserError(
+      f'{len(failed)} of {len(groups)} workdirs failed: {", ".join(failed)}; '
+      'all others are done, and the same command tries these again'
+    )
 
 
-def _needed(group, left, root):
-  """Whether another group that is not trained yet needs its networks."""
-  needed = {
-    giver.name
+def _is_needed(scale, group, left, root):
+  """Whether there is something to do that no other process has done."""
+  if plan.todo(scale, group, root):
+    return True
+  givers = {
+    giver
     for other in left
-    for run in plan.todo(other, root)
+    for run in plan.todo(scale, other, root)
     for _, giver in run.given
   }
-  return any(
-    run.name in needed and root.network(run.name) is None for run in group
-  )
+  return any(run in givers and not root.network(run.name) for run in group)
+
+
+def _has_givers(group, root):
+  return all(root.network(g.name) for run in group for _, g in run.given)
 
 
 def _shown(scale, name, halves, seeds, root) -> document.Section:
@@ -205,7 +230,8 @@ def _publish(scale, root):
     for half in plan.halves(scale, name, own)
   ]
   runs = plan.runs(scale, every, scale.seeds)
-  records.publish(root, [run.name for run in runs])
+  found = ((run.name, plan.record(scale, root, run)) for run in runs)
+  records.publish({name: own for name, own in found if own}, _SCALE.value)
   for name in document.IMAGES:
     document.draw_images(scale, name, root, document.DOCS / 'paper')
   document.write_page(document.DOCS / 'paper.md')

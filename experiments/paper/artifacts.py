@@ -5,7 +5,7 @@ Training for Model Compression', means of three runs. Where it draws a figure
 and prints no number, there is none here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments import published
@@ -101,7 +101,6 @@ class Artifact(NamedTuple):
     claims: what it is printed for.
     axis: of a figure: 'depth', 'nonzeros' or a Greek letter; '' is a table.
     measure: the score.
-    images: whether it shows images that the networks make.
   """
 
   title: str
@@ -110,7 +109,6 @@ class Artifact(NamedTuple):
   claims: tuple[Claim, ...] = ()
   axis: str = ''
   measure: Measure = ACCURACY
-  images: bool = False
 
 
 _METHODS = {
@@ -169,7 +167,7 @@ def _table2():
   return tuple(
     Artifact(
       f'Table 2: StarGAN by {measure.title.removesuffix(" %")}',
-      'stargan', entries, claims, measure=measure, images=True,
+      'stargan', entries, claims, measure=measure,
     )
     for measure in measures
   )  # fmt: skip
@@ -433,8 +431,3 @@ def find(name: str) -> dict[str, tuple[Artifact, ...]]:
 def entry(artifact: Artifact, name: str) -> Entry:
   """The entry with that label."""
   return next(e for e in artifact.entries if e.label == name)
-
-
-def families(halves: Iterable[Artifact]) -> tuple[str, ...]:
-  """Of their networks, each once."""
-  return tuple(dict.fromkeys(half.family for half in halves))

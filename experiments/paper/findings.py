@@ -21,14 +21,14 @@ def findings(
 
   Returns:
     JSON values: 'title', 'family', 'axis', 'measure', 'dataset', 'device',
-    'rows' and 'claims'. Rows without a finished run are left out; None where
-    that is so of all.
+    'versions', 'rows' and 'claims'. Rows without a finished run are left out;
+    None where that is so of all.
   """
   measure = artifact.measure
   rows, scores, sources = [], {}, []
   for entry in plan.entries(scale, artifact):
     runs = plan.runs_of(scale, artifact, entry, seeds)
-    own = [record for run in runs if (record := root.record(run.name))]
+    own = [record for run in runs if (record := plan.record(scale, root, run))]
     if not own:
       continue
     sources += own
@@ -127,7 +127,9 @@ def sentence(claim: dict[str, Any], measure: dict[str, Any]) -> str:
   if claim['p'] is not None:
     tested += f'; the paper p = {claim["p"]:.2g}'
   power = ''
-  if claim['verdict'] == statistics.NOT_DECIDED and claim['detectable']:
+  undecided = claim['verdict'] == statistics.NOT_DECIDED
+  # The power to find a difference says nothing of that to show none.
+  if undecided and claim['detectable'] and claim['kind'] != artifacts.EQUAL:
     power = (
       f'; {measure["scale"] * claim["detectable"]:.2g} would be found in four '
       'of five such experiments'

@@ -1,5 +1,6 @@
 """The runs that artifacts need: each once, teachers shared, in order."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -13,9 +14,10 @@ from experiments import recipes
 from experiments.paper import artifacts, cards, records, scales
 from experiments.paper.artifacts import Artifact, Entry
 from lit_jax import models
+from lit_jax.networks import saved
 from lit_jax.networks.summary import summary
 from lit_jax.runs import runner, workdir
-from lit_jax.runs.phases import STUDENT, TEACHER
+from lit_jax.runs.phases import STUDENT, TEACHER, Phase
 from lit_jax.training.interrupt import Observer
 
 _TEACHER, _START = 'teacher.checkpoint', 'student.checkpoint'
@@ -86,9 +88,7 @@ def run_of(
     teacher = artifacts.entry(artifact, entry.teacher)
     given[_TEACHER] = run_of(scale, artifact, teacher, seed)
   elif _is_taught(pair, usual, entry.method):
-    given[_TEACHER] = Run(
-      artifact.family, '', tuple(sorted(scale.settings.items()))
-    )
+    given[_TEACHER] = _teacher(scale, artifact.family)
   return Run(
     artifact.family, entry.method, tuple(sorted(own.items())),
     tuple(given.items()),
@@ -101,13 +101,19 @@ def _depth(pair, usual, entry):
   return pair.depths[entry.student]
 
 
+def _teacher(scale, family) -> Run:
+  """The run that trains a family's teacher."""
+  return Run(family, '', tuple(sorted(scale.settings.items())))
+
+
 def _is_taught(pair, usual, method):
   """Whether it needs a teacher that is trained here."""
-  return (
-    method != ''
-    and not pair.teacher.get('checkpoint')
-    and recipes.method(usual, method).needs_teacher
-  )
+  if pair.teacher.get('checkpoint'):
+    return False
+  if pair.judged:
+    # The judge's opinion of the teacher belongs to every seed.
+    return True
+  return method != '' and recipes.method(usual, method).needs_teacher
 
 
 def halves(
@@ -164,7 +170,68 @@ def runs(
   )
 
 
-def todo(wanted: Iterable[Run], root: records.Root) -> tuple[Run, ...]:
+def recipe(scale: scales.Scale, run: Run) -> dict[str, Any]:
+  """What a run is made with: keys that differ from those of the usual recipe.
+
+  Of the phases those of its method alone, and no checkpoints, whose digests a
+  record has.
+  """
+  pair = scale.pairs[run.family]
+  fixed = tuple({**pair.settings, **dict(run.settings)}.items())
+  return dict(_recipe(pair.config, fixed, run.method))
+
+
+@functools.cache
+def _recipe(make, settings, method):
+  config = scales.set_keys(make(), dict(settings))
+  usual = _flat(recipes.as_json(scales.USUAL()))
+  flat = _flat(recipes.as_json(config))
+  used = [*config.methods.get(method, '').split(','), 'train_teacher']
+
+  def counts(key):
+    sheet = key.partition('.')[0]
+    is_phase = f'{sheet}.learning_rate' in flat
+    return (
+      sheet not in _NO_RECIPE
+      and not key.endswith('.checkpoint')
+      and (not is_phase or sheet in (used if method else used[-1:]))
+    )
+
+  return {
+    key: value
+    for key, value in flat.items()
+    if value != usual.get(key) and counts(key)
+  }
+
+
+# Of a configuration, what does not say how one run is made.
+_NO_RECIPE = 'methods', 'population', 'full_depth'
+
+
+def _flat(tree, prefix=''):
+  if not isinstance(tree, dict):
+    return {prefix[:-1]: tree}
+  found = {}
+  for key, value in tree.items():
+    found |= _flat(value, f'{prefix}{key}.')
+  return found
+
+
+def record(
+  scale: scales.Scale, root: records.Root, run: Run
+) -> records.Record | None:
+  """What a run found; None without, or where it was made by another recipe."""
+  found = root.record(run.name)
+  if found is None:
+    return None
+  # Through JSON, so that tuples and lists compare equal.
+  now = json.loads(json.dumps(recipe(scale, run)))
+  return found if found['recipe'] == now else None
+
+
+def todo(
+  scale: scales.Scale, wanted: Iterable[Run], root: records.Root
+) -> tuple[Run, ...]:
   """What must be trained for the wanted rows, givers before what they give to.
 
   A finished run is among them where its network is gone, or was trained
@@ -174,12 +241,13 @@ def todo(wanted: Iterable[Run], root: records.Root) -> tuple[Run, ...]:
 
   def add(run: Run):
     for _, giver in run.given:
-      if root.network(giver.name) is None:
+      known = record(scale, root, giver) is not None
+      if not known or root.network(giver.name) is None:
         add(giver)
     found.setdefault(run)
 
   for run in wanted:
-    if root.record(run.name) is None:
+    if record(scale, root, run) is None:
       add(run)
   return tuple(found)
 
@@ -197,8 +265,9 @@ def groups(scale: scales.Scale, runs: Iterable[Run]) -> tuple[Group, ...]:
 
 
 def _group_key(scale, run):
-  if scale.pairs[run.family].judged and run.given == ():
-    return run.family, run.settings
+  pair = scale.pairs[run.family]
+  if pair.judged and run != _teacher(scale, run.family):
+    return run.family, run.settings, run.given
   swept, _ = _SWEPT.get(run.method, ('', ''))
   others = tuple(pair for pair in run.settings if pair[0] != swept)
   return run._replace(settings=others)
@@ -232,7 +301,7 @@ def config(
       settings |= {
         f'teacher.{name}': value
         for name, value in own.to_dict().items()
-        if name not in ('checkpoint',)
+        if name != 'checkpoint'
       }
   return scales.recipe(pair, settings)
 
@@ -242,7 +311,8 @@ def folder(group: Group) -> str:
   if len(group) == 1:
     return group[0].name
   first = group[0]
-  return f'{first.family}-{first.method}-and-{_digest(group)}'
+  what = 'all' if len({run.method for run in group}) > 1 else first.method
+  return f'{first.family}-{what}-{_digest(group)}'
 
 
 def execute(
@@ -257,19 +327,48 @@ def execute(
     UserError: bad input.
     Interrupted: asked to stop; saved, and the same call goes on.
   """
-  job = recipes.compression(config(scale, group, root))
   name = folder(group)
+  if workdir.is_busy(root.folder / name):
+    # Found out before the data are read.
+    raise workdir.Busy(f'another process is at {name}')
+  settings = config(scale, group, root)
+  job = recipes.compression(settings)
+  row_names = _row_names(group, job)
+  networks = {
+    row: workdir.network(
+      pathlib.Path(name), row, STUDENT if run.method else TEACHER
+    )
+    for run, row in zip(group, row_names, strict=True)
+  }
   content = runner.run(job, root.folder / name, observer)
+  trained = [row for row in networks if row != TEACHER or not job.gives_teacher]
+  if not all(saved.exists(root.folder / networks[row]) for row in trained):
+    # The rows were there, and a network was deleted.
+    content = runner.train_and_report(job, root.folder / name, observer)
   rows = {row['method']: row for row in content['rows']}
-  for run, row_name in zip(group, _row_names(group, job), strict=True):
-    role = STUDENT if run.method else TEACHER
-    network = workdir.network(pathlib.Path(name), row_name, role)
-    if run.method:
-      student = next(s for s in job.students if row_name in s.method.names)
+  for student in job.students:
+    for row in set(student.method.names) & set(networks):
       cards.write(
-        root.folder / network, job, student.method, rows[row_name], content
+        root.folder / networks[row], job, student.method, rows[row], content
       )
-    root.write(run.name, run, rows[row_name], content, str(network))
+  given = {
+    key: saved.describe(root.needed_network(giver.name)).digest
+    for key, giver in group[0].given
+  }
+  found = {
+    run.name: {
+      'run': run,
+      'recipe': recipe(scale, run),
+      'row': records.slim(rows[row]),
+      'given': given,
+      'dataset': content['dataset'],
+      'device': content['device'],
+      'versions': content['versions'],
+      'network': str(networks[row]),
+    }
+    for run, row in zip(group, row_names, strict=True)
+  }
+  root.write(name, found)
   # Every program takes some of the memory maps that a process may have.
   jax.clear_caches()
 
@@ -284,14 +383,15 @@ def _row_names(group, job) -> Sequence[str]:
 
 def epochs(scale: scales.Scale, run: Run) -> float:
   """Of all its phases."""
-  return sum(phase.epochs for phase in _phases(scale, run))
+  return sum(phase.epochs for phase in phases(scale, run))
 
 
-def _phases(scale, run):
+def phases(scale: scales.Scale, run: Run) -> Sequence[Phase]:
+  """Those of a run, in order; () of what is not trained."""
   config = scales.recipe(scale.pairs[run.family], dict(run.settings))
   if run.method:
     return recipes.method(config, run.method).phases
-  if config.teacher.checkpoint:
+  if config.teacher.checkpoint or run.given:
     return ()
   return (recipes.phase(config, 'train_teacher'),)
 
@@ -338,16 +438,20 @@ def work(scale: scales.Scale, run: Run) -> float:
 
   A pass back costs twice one forward, and every run of the student's blocks on
   the teacher's IRs is another pass. Examples are counted as large as the
-  family's function takes them to be by default.
+  family's function takes them to be by default. Discriminators are left out.
   """
   pair = scale.pairs[run.family]
   config = scales.recipe(pair, dict(run.settings))
   macs = {
-    role: _macs(scale, run.family, json.dumps(recipes.spec(config[role])))
+    role: _macs(json.dumps(recipes.spec(config[role])))
     for role in (TEACHER, STUDENT)
   }
+  teacher = dict(run.given).get(_TEACHER)
+  if teacher is not None and teacher.method:
+    own = scales.recipe(pair, dict(teacher.settings)).student
+    macs[TEACHER] = _macs(json.dumps(recipes.spec(own)))
   total = 0.0
-  for phase in _phases(scale, run):
+  for phase in phases(scale, run):
     objective = phase.objective
     own = macs[STUDENT if run.method else TEACHER]
     passes = own * 3
@@ -359,13 +463,7 @@ def work(scale: scales.Scale, run: Run) -> float:
   return total * pair.examples
 
 
-_known_macs: dict[str, int] = {}
-
-
-def _macs(scale, family, spec):
-  """Of one example's forward pass."""
-  if spec not in _known_macs:
-    options = json.loads(spec)
-    options.pop('checkpoint', None)
-    _known_macs[spec] = summary(models.build(options)).macs
-  return _known_macs[spec]
+@functools.cache
+def _macs(spec: str) -> int:
+  """Of one example's forward pass; the specification is JSON."""
+  return summary(models.build(json.loads(spec))).macs

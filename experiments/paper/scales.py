@@ -63,6 +63,10 @@ class Scale(NamedTuple):
   published: bool
 
 
+# Whose keys every recipe has; what a run differs in from it is recorded.
+USUAL = resnet.get_config
+
+
 def _demo() -> Config:
   """The demo's recipe, in which all that compares IRs is trained alike."""
   config: Config = demo.get_config()
@@ -202,10 +206,17 @@ def recipe(pair: Pair, settings: Mapping[str, Any]) -> Config:
   Raises:
     KeyError: the recipe has no such key.
   """
-  config = pair.config().lock()
-  config.teacher.update(pair.teacher)
-  config.update_from_flattened_dict(pair.settings)
-  config.update_from_flattened_dict(settings)
+  keys = {f'teacher.{key}': value for key, value in pair.teacher.items()}
+  return set_keys(pair.config(), {**keys, **pair.settings, **settings})
+
+
+def set_keys(config: Config, settings: Mapping[str, Any]) -> Config:
+  """The configuration itself, with keys such as 'lit.beta' set.
+
+  Raises:
+    KeyError: it has no such key.
+  """
+  config.lock().update_from_flattened_dict(settings)
   return config
 
 

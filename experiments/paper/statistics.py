@@ -87,7 +87,7 @@ def compare_equal(
     margin: a difference that nobody minds; 0 where none is known.
   """
   tested = compare(a, b)
-  error = _error(a, b)
+  error = _error(a, b) if min(len(a), len(b)) > 1 else None
   held = (
     error is not None
     and _below(abs(tested.difference) - margin, *error) < LEVEL
@@ -112,7 +112,7 @@ def compare_no_loss(
     margin: a loss that nobody minds.
   """
   difference = float(np.mean(a) - np.mean(b))
-  error = _error(a, b)
+  error = _error(a, b) if len(a) > 1 else None
   verdict, two_sided = NOT_DECIDED, None
   if error is not None:
     two_sided = float(2 * stats.t.sf(abs(difference) / error[0], error[1]))
@@ -122,23 +122,6 @@ def compare_no_loss(
       verdict = CONTRADICTED
   pooled = _p(a, b, equal_variances=True)
   return Comparison(difference, two_sided, pooled, verdict)
-
-
-def printed_p(
-  a: tuple[float, float], b: tuple[float, float], n: int = 3
-) -> tuple[float, float]:
-  """Welch's and the pooled p of rows of which mean and deviation are printed.
-
-  Args:
-    a: mean and sample standard deviation.
-    b: those of the other row.
-    n: runs of each.
-  """
-  welch, pooled = (
-    stats.ttest_ind_from_stats(*a, n, *b, n, equal_var=equal)
-    for equal in (False, True)
-  )
-  return float(welch.pvalue), float(pooled.pvalue)
 
 
 def _error(a, b):

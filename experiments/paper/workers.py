@@ -20,7 +20,7 @@ def is_one() -> bool:
 
 
 @contextlib.contextmanager
-def started(count: int, tasks: int) -> Iterator[None]:
+def started(count: int, tasks: int) -> Iterator[int]:
   """Starts this command anew on other cores, for as long as there is work.
 
   This process keeps the first core to itself. Those beside it end when nothing
@@ -30,21 +30,24 @@ def started(count: int, tasks: int) -> Iterator[None]:
   Args:
     count: of all processes; 0 is one a core where JAX finds no GPU, else one.
     tasks: there are no more processes than these.
+
+  Yields:
+    How many processes there are.
   """
   if is_one():
     os.sched_setaffinity(0, map(int, os.environ[VARIABLE].split(',')))
-    yield
+    yield 1
     return
   cores = _cores()
   count = min(count or (1 if _has_gpu() else len(cores)), tasks, len(cores))
   if count < 2:
-    yield
+    yield 1
     return
   shares = [cores[i::count] for i in range(count)]
   others = [_start(share) for share in shares[1:]]
   os.sched_setaffinity(0, shares[0])
   try:
-    yield
+    yield count
   except BaseException:
     # What they are at is saved.
     for other in others:
@@ -62,6 +65,8 @@ def _start(cores):
   return subprocess.Popen(
     [sys.executable, '-m', module.removesuffix('.__main__'), *sys.argv[1:]],
     env=os.environ | {VARIABLE: ','.join(map(str, cores))},
+    # A Ctrl-C is for the first process, which tells the others once.
+    start_new_session=True,
   )
 
 

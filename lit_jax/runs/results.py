@@ -59,9 +59,15 @@ def versions() -> dict[str, str]:
 
 def _device():
   devices = jax.local_devices()
-  return (
-    f'{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores'
-  )
+  return f'{len(devices)} x {devices[0].device_kind}, {_cores()} CPU cores'
+
+
+def _cores():
+  """Those that this process may use."""
+  try:
+    return len(os.sched_getaffinity(0))
+  except AttributeError:  # not on Linux
+    return os.cpu_count()
 
 
 def command() -> str:

@@ -62,6 +62,18 @@ def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
     yield
 
 
+def is_busy(workdir: pathlib.Path) -> bool:
+  """Whether another run is at work in it now."""
+  try:
+    with (workdir / '.lock').open() as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return False
+  except FileNotFoundError:
+    return False
+  except OSError:
+    return True
+
+
 def _write(workdir, name, value):
   try:
     write_json(workdir / name, value)
