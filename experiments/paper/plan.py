@@ -266,7 +266,9 @@ def groups(scale: scales.Scale, runs: Iterable[Run]) -> tuple[Group, ...]:
 
 def _group_key(scale, run):
   pair = scale.pairs[run.family]
-  if pair.judged and run != _teacher(scale, run.family):
+  given = pair.teacher.get('checkpoint')
+  trains_teacher = not (run.method or run.given or given)
+  if pair.judged and not trains_teacher:
     return run.family, run.settings, run.given
   swept, _ = _SWEPT.get(run.method, ('', ''))
   others = tuple(pair for pair in run.settings if pair[0] != swept)
