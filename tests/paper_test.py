@@ -653,6 +653,24 @@ def test_a_page_has_every_number(found, tmp_path):
     assert (tmp_path / file).is_file()
 
 
+def test_what_a_student_saves(tmp_path):
+  halves = {half.family: half for half in _halves(SMOKE, 'claims')}
+  half, root = halves['resnet'], _root(tmp_path)
+  for entry in plan.entries(SMOKE, half):
+    (run,) = plan.runs_of(SMOKE, half, entry, 1)
+    _finish(SMOKE, root, run)
+  found = findings.findings(SMOKE, half, 1, root)
+  (teacher, *_) = [row for row in found['rows'] if not row['method']]
+  teacher.update(depth=20, parameters=150_004, macs=3 * 9_145_216,
+                 latency_ms={'1': 1.0, '128': 200.0})  # fmt: skip
+  (line,) = findings.savings(found)
+  assert line == (
+    'LIT, student 1, resnet-8 of resnet-8: 2.5 times fewer layers, 2 times '
+    'fewer parameters, 3 times fewer multiply-accumulates, 4 times as fast at '
+    'batch 128'
+  )
+
+
 def test_table_6_is_the_papers():
   text = document.networks()
   assert '| resnet-110 | [18, 18, 18] | 110 | 1,7' in text

@@ -218,6 +218,7 @@ def _shown(scale, name, halves, seeds, root) -> document.Section:
     Console().print(_table(numbers))
     for claim in numbers['claims']:
       print(findings.sentence(claim, numbers['measure']))
+    print('\n'.join(findings.savings(numbers)))
   write_json(root.folder / f'{name}.json', section.found)
   return section
 

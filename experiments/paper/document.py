@@ -135,10 +135,10 @@ def _heading(section):
 
 def _half(scale, found, picture):
   title = ' '.join(figures.title(found).split('\n'))
-  claims = '\n'.join(
-    f'- {findings.sentence(claim, found["measure"])}'
-    for claim in found['claims']
-  )
+  sentences = [
+    findings.sentence(claim, found['measure']) for claim in found['claims']
+  ]
+  claims = '\n'.join(f'- {s}.' for s in sentences + findings.savings(found))
   device = ', '.join(found['device'])
   return (
     f'### {found["title"]}\n\n**{title}** — {scales.find(scale).title}; data '

@@ -69,6 +69,27 @@ def findings(
   }
 
 
+def savings(found: dict[str, Any]) -> list[str]:
+  """How much less than the teacher's each of LIT's students costs, in lines.
+
+  Args:
+    found: of `findings`; without a row of the teacher there is nothing to say.
+  """
+  teacher = next((row for row in found['rows'] if not row['method']), None)
+  if teacher is None:
+    return []
+  return [
+    f'{row["label"]}, {row["model"]} of {teacher["model"]}: '
+    f'{teacher["depth"] / row["depth"]:.2g} times fewer layers, '
+    f'{teacher["parameters"] / row["parameters"]:.2g} times fewer parameters, '
+    f'{teacher["macs"] / row["macs"]:.2g} times fewer multiply-accumulates, '
+    f'{teacher["latency_ms"]["128"] / row["latency_ms"]["128"]:.2g} times as '
+    'fast at batch 128'
+    for row in found['rows']
+    if row['method'] == 'lit' and row['depth'] < teacher['depth']
+  ]
+
+
 def _mean(values):
   values = list(values)
   return sum(values) / len(values)
