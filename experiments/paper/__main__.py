@@ -28,6 +28,7 @@ from experiments.paper import (
   plan,
   records,
   scales,
+  students,
   workers,
 )
 from lit_jax.errors import UserError
@@ -235,6 +236,7 @@ def _publish(scale, root):
   records.publish({name: own for name, own in found if own}, _SCALE.value)
   for name in document.IMAGES:
     document.draw_images(scale, name, root, document.DOCS / 'paper')
+  students.publish(scale, root)
   document.write_page(document.DOCS / 'paper.md')
   print(f'page: {document.DOCS / "paper.md"}')
 

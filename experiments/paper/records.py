@@ -15,7 +15,7 @@ from lit_jax.networks import saved
 
 FINISHED = pathlib.Path(__file__).parent / 'finished'
 _ROWS = 'rows'
-# Of a row; what else there is serves pictures.
+# Of a row; what else there is serves pictures, or names a folder.
 _KEPT = (int, float, str)
 _KEPT_OBJECTS = ('latency_ms', 'ir_error')
 
@@ -113,7 +113,7 @@ def slim(row: Mapping[str, Any]) -> dict[str, Any]:
   return {
     key: value
     for key, value in row.items()
-    if isinstance(value, _KEPT) or key in _KEPT_OBJECTS
+    if (isinstance(value, _KEPT) and key != 'start') or key in _KEPT_OBJECTS
   }
 
 

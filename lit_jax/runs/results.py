@@ -74,5 +74,9 @@ def command() -> str:
   """The command line of this process."""
   # `python -m package.module` leaves the module's path in argv[0].
   spec = getattr(sys.modules.get('__main__'), '__spec__', None)
-  program = ['-m', spec.name] if spec and spec.name else sys.argv[:1]
+  program = (
+    ['-m', spec.name.removesuffix('.__main__')]
+    if spec and spec.name
+    else sys.argv[:1]
+  )
   return shlex.join(['python', *program, *sys.argv[1:]])
