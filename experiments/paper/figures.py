@@ -5,7 +5,12 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import (
+  EngFormatter,
+  FixedLocator,
+  LogLocator,
+  NullLocator,
+)
 
 from experiments.paper import statistics
 from lit_jax.report import plots
@@ -74,6 +79,9 @@ def _lines(axes, found):
     )
   if axis == 'nonzeros':
     axes.set_xscale('log')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=' '))
+    axes.xaxis.set_minor_locator(NullLocator())
   else:
     places = sorted({row['x'] for rows in series.values() for row in rows})
     axes.xaxis.set_major_locator(FixedLocator(places))
