@@ -649,6 +649,11 @@ def test_a_page_has_every_number(found, tmp_path):
   for row in found['rows']:
     assert f'| {row["label"]} | resnet-8 | {100 * row["mean"]:.2f} |' in text
   assert text.count('\n- β') == 6 and text.endswith('the end')
+  assert 'runs are made' not in text
+  # What is missing is said.
+  found['finished'] = [9, 10]
+  document.write(page, [document.Section('fig8', 'smoke', [found])], '')
+  assert '**9 of 10 runs are made.**' in page.read_text()
   for file in re.findall(r'!\[.*?\]\((.*?)\)', text):
     assert (tmp_path / file).is_file()
 
@@ -671,12 +676,14 @@ def test_what_a_student_saves(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_table_6_is_the_papers():
   text = document.networks()
   assert '| resnet-110 | [18, 18, 18] | 110 | 1,7' in text
   assert '| resnext-20 | [3, 3, 3] | 29 | ' in text
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_of_the_committed_rows(tmp_path):
   kept = document.DOCS / 'paper.md'
   images = {path.name for path in (document.DOCS / 'paper').glob('*.png')}

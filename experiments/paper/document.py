@@ -95,7 +95,8 @@ def write(path: pathlib.Path, sections: Iterable[Section], end: str) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   parts = [_HEAD]
   for section in sections:
-    if not section.found:
+    if not any(len(found['rows']) > 1 for found in section.found):
+      # Another artifact's run alone.
       continue
     parts.append(_heading(section))
     name = f'{section.scale}-{section.name}'
@@ -139,11 +140,13 @@ def _half(scale, found, picture):
     findings.sentence(claim, found['measure']) for claim in found['claims']
   ]
   claims = '\n'.join(f'- {s}.' for s in sentences + findings.savings(found))
-  device = ', '.join(found['device'])
+  pair = scales.find(scale).pairs[found['family']]
+  done, wanted = found['finished']
+  missing = '' if done == wanted else f' **{done} of {wanted} runs are made.**'
   return (
-    f'### {found["title"]}\n\n**{title}** — {scales.find(scale).title}; data '
-    f'set `{found["dataset"]}`; {device}; jax {found["versions"]["jax"]}.\n\n'
-    f'{table(found)}\n\n{claims}\n{picture}'
+    f'### {found["title"]}\n\n**{title}** — {pair.title}; '
+    f'{", ".join(found["device"])}; jax {found["versions"]["jax"]}.{missing}'
+    f'\n\n{table(found)}\n\n{claims}\n\n{picture}'
   )
 
 

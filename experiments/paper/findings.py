@@ -21,13 +21,14 @@ def findings(
 
   Returns:
     JSON values: 'title', 'family', 'axis', 'measure', 'dataset', 'device',
-    'versions', 'rows' and 'claims'. Rows without a finished run are left out;
-    None where that is so of all.
+    'versions', 'finished' of how many runs, 'rows' and 'claims'. Rows without a
+    finished run are left out; None where that is so of all.
   """
   measure = artifact.measure
-  rows, scores, sources = [], {}, []
+  rows, scores, sources, wanted = [], {}, [], 0
   for entry in plan.entries(scale, artifact):
     runs = plan.runs_of(scale, artifact, entry, seeds)
+    wanted += len(runs)
     own = [record for run in runs if (record := plan.record(scale, root, run))]
     if not own:
       continue
@@ -60,6 +61,7 @@ def findings(
     'dataset': sources[0]['dataset'],
     'device': sorted({source['device'] for source in sources}),
     'versions': sources[0]['versions'],
+    'finished': [len(sources), wanted],
     'rows': rows,
     'claims': [
       _tested(claim, scores, measure)

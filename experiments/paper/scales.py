@@ -23,6 +23,7 @@ class Pair(NamedTuple):
   """A family's networks at a scale.
 
   Attributes:
+    title: the networks and data, for people.
     config: makes the recipe.
     teacher: keys of `config.teacher`.
     depths: of the students, from the shallowest on.
@@ -34,6 +35,7 @@ class Pair(NamedTuple):
     settings: further keys of the configuration.
   """
 
+  title: str
   config: Callable[[], Config]
   teacher: Mapping[str, Any]
   depths: tuple[int, ...]
@@ -122,37 +124,57 @@ _EMBEDDED = {'checkpoint': 'embedded'}
 # Its training takes an hour; where it is not, it is trained.
 _MIDS_TEACHER = pathlib.Path(__file__).parent / 'finished' / 'mid-teacher'
 _OF_MID = {'checkpoint': str(_MIDS_TEACHER) if _MIDS_TEACHER.exists() else ''}
+_FASHION = '2,000 images of Fashion-MNIST'
 _SMALL = {
-  'resnet': Pair(_demo, _EMBEDDED, (8, 14), 2000),
-  'resnext': Pair(_small_resnext, {}, (8,), 2000, only=('fig4',)),
-  'vdcnn_full': Pair(_small_vdcnn, {}, (9, 17), 3993, born_again=False),
-  'stargan': Pair(demo_gan.get_config, _EMBEDDED, (10,), 4800, judged=True),
-}
+  'resnet': Pair(
+    f'ResNet-20 → ResNet-8 and 14 on {_FASHION}',
+    _demo, _EMBEDDED, (8, 14), 2000,
+  ),
+  'resnext': Pair(
+    f'ResNeXt-20 → ResNeXt-8 (basic units, 8x2d) on {_FASHION}',
+    _small_resnext, {}, (8,), 2000, only=('fig4',),
+  ),
+  'vdcnn_full': Pair(
+    'VDCNN-29 → VDCNN-9 and 17 on 3,993 food reviews',
+    _small_vdcnn, {}, (9, 17), 3993, born_again=False,
+  ),
+  'stargan': Pair(
+    'StarGAN of 18 layers → 10 on 480 emoji portraits',
+    demo_gan.get_config, _EMBEDDED, (10,), 4800, judged=True,
+  ),
+}  # fmt: skip
 _FEW = {'train_examples': 512}
-_SMALL_TITLE = (
-  '2,000 images of Fashion-MNIST (ResNet-20 → ResNet-8 and 14, ResNeXt-20 → '
-  '8), 3,993 food reviews (VDCNN-29 → 9 and 17), 480 emoji portraits (StarGAN)'
-)
 
 SCALES = {
   'full': Scale(
     "the paper's networks, data and recipes",
     {
-      'resnet': Pair(resnet.get_config, {}, _PAPERS_DEPTHS, 50_000),
-      'resnext': Pair(resnext.get_config, {}, _PAPERS_DEPTHS, 50_000),
+      'resnet': Pair(
+        'ResNet-110 → ResNet-20 to 56 on CIFAR-10',
+        resnet.get_config, {}, _PAPERS_DEPTHS, 50_000,
+      ),
+      'resnext': Pair(
+        'ResNeXt-110 → ResNeXt-20 to 56 on CIFAR-10',
+        resnext.get_config, {}, _PAPERS_DEPTHS, 50_000,
+      ),
       'resnet_100': Pair(
-        lambda: _cifar100(resnet.get_config()), {}, _PAPERS_DEPTHS, 50_000
+        'ResNet-110 → ResNet-20 to 56 on CIFAR-100',
+        lambda: _cifar100(resnet.get_config()), {}, _PAPERS_DEPTHS, 50_000,
       ),
       'resnext_100': Pair(
-        lambda: _cifar100(resnext.get_config()), {}, _PAPERS_DEPTHS, 50_000
+        'ResNeXt-110 → ResNeXt-20 to 56 on CIFAR-100',
+        lambda: _cifar100(resnext.get_config()), {}, _PAPERS_DEPTHS, 50_000,
       ),
       'vdcnn_full': Pair(
-        lambda: _amazon('amazon_full'), {}, (9, 17), 3_000_000
+        'VDCNN-29 → VDCNN-9 and 17 on Amazon full',
+        lambda: _amazon('amazon_full'), {}, (9, 17), 3_000_000,
       ),
       'vdcnn_polarity': Pair(
-        lambda: _amazon('amazon_polarity'), {}, (9, 17), 3_600_000
+        'VDCNN-29 → VDCNN-9 and 17 on Amazon polarity',
+        lambda: _amazon('amazon_polarity'), {}, (9, 17), 3_600_000,
       ),
       'stargan': Pair(
+        'StarGAN of 18 layers → 10 on CelebA',
         stargan.get_config, {}, (10,), 200_600, judged=True,
         settings={'dataset': 'celeba'},
       ),
@@ -162,9 +184,10 @@ SCALES = {
     True,
   ),
   'mid': Scale(
-    '20,000 images of CIFAR-10 (JPEG-recompressed), ResNet-56 → ResNet-20',
+    '20,000 images of CIFAR-10, for hours on two CPU cores',
     {
       'resnet': Pair(
+        'ResNet-56 → ResNet-20 on 20,000 images of CIFAR-10, JPEG-recompressed',
         cifar10_hours.get_config, _OF_MID, (20,), 20_000, born_again=False,
         only=('fig8', 'claims'),
       )
@@ -173,7 +196,10 @@ SCALES = {
     3,
     False,
   ),
-  'mini': Scale(_SMALL_TITLE, _SMALL, {}, 3, False),
+  'mini': Scale(
+    "the package's own data, for a few hours on two CPU cores",
+    _SMALL, {}, 3, False,
+  ),
   'smoke': Scale(
     'one epoch a phase of a few hundred examples, for tests',
     {
