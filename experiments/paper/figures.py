@@ -23,7 +23,7 @@ _AXES = {
 }
 # Beside colour, so that a grey print can be read too.
 _MARKS = 'os^DvPX*'
-_WIDTH, _HEIGHT = 6.4, 4.0
+_WIDTH, _HEIGHT = 7.2, 4.0
 
 
 def draw(found: dict[str, Any]) -> str:
@@ -88,7 +88,8 @@ def _lines(axes, found):
     axes.xaxis.set_minor_locator(NullLocator())
   axes.set_xlabel(_AXES[axis])
   axes.set_ylabel(f'{measure["title"]}, mean ± std')
-  axes.legend()
+  # Beside the lines, for they leave no corner free for certain.
+  axes.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0))
 
 
 def _bars(axes, found):
