@@ -454,7 +454,8 @@ def test_phases_give_each_learner_its_rate(
 ):
   rates = []
 
-  def noted(settings, rate, frozen=()):
+  def noted(settings, rate, frozen=(), keeps_zeros=False):
+    assert not keeps_zeros
     rates.append(rate)
     return optax.identity()
 
