@@ -165,7 +165,7 @@ def test_in_a_sequence_each_student_teaches_the_next(
   taught = {}
   run_method = train.run_method
 
-  def spy(context, method, net, preprocess, teacher, start):
+  def spy(context, method, net, preprocess, teacher, start=None):
     assert start is None
     taught[method.name] = teacher and jax.device_get(teacher.variables)
     return run_method(context, method, net, preprocess, teacher, start)
