@@ -58,6 +58,7 @@ def examples(count, seed=0):
   )
 
 
+pytestmark = pytest.mark.usefixtures('quick')
 TRAIN, TEST = examples(40), examples(10, seed=1)
 SHORT = dict(epochs=2, batch_size=8, steps_per_call=4)
 
@@ -65,12 +66,6 @@ SHORT = dict(epochs=2, batch_size=8, steps_per_call=4)
 def run(workdir, **changes):
   settings = SHORT | changes
   return lit_jax.compress(plain(2), plain(1), TRAIN, TEST, workdir, **settings)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-  monkeypatch.setattr(rows, 'latency_ms', lambda *args: 1.0)
-  monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
 
 
 @pytest.fixture(scope='module')

@@ -198,10 +198,15 @@ def tiny():
 
 
 @pytest.fixture
-def main(monkeypatch, capsys):
-  """The command line in this process: exit code, stdout, stderr."""
+def quick(monkeypatch):
+  """Runs measure no latencies, and write no page."""
   monkeypatch.setattr(rows, 'latency_ms', lambda *args: 1.0)
   monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
+
+
+@pytest.fixture
+def main(quick, monkeypatch, capsys):
+  """The command line in this process: exit code, stdout, stderr."""
 
   def run(*args, build=recipes.compression):
     # Where the last configuration file was loaded to; a new process has none.

@@ -1,10 +1,12 @@
-"""Variables and inputs of a whole network, drawn as after training."""
+"""Variables and inputs of a whole network, drawn; and data sets of noise."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lit_jax import blocks
+from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.preprocess import ImagePreprocess
 
 
 def trained(variables):
@@ -33,4 +35,20 @@ def inputs(net, count=3):
       leaf.dtype,
     ),
     blocks.example(net, count),
+  )
+
+
+def noise(train, test):
+  """Images of noise of ten classes, so many in each split."""
+  splits = {'train': noise_split(train, 0), 'test': noise_split(test, 1)}
+  preprocess = ImagePreprocess((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+  return Dataset('noise', splits, 10, preprocess)
+
+
+def noise_split(count, seed):
+  """So many images of 8x8x3 pixels with labels 0 to 9."""
+  rng = np.random.default_rng(seed)
+  return Split(
+    rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
+    rng.integers(0, 10, count, np.int32),
   )

@@ -13,7 +13,7 @@ from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.images import sources
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.objectives import Objective, scratch
-from lit_jax.runs import jobs, phases, rows, runner
+from lit_jax.runs import jobs, phases, runner
 from lit_jax.tasks import Classify
 
 # How ml_collections loads a configuration file.
@@ -141,9 +141,7 @@ def _phase(name, objective, epochs, rate, **settings):
 
 
 @pytest.mark.slow
-def test_lit_learns(monkeypatch, tmp_path):
-  monkeypatch.setattr(rows, 'latency_ms', lambda *args: 1.0)
-  monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
+def test_lit_learns(quick, tmp_path):
   # The IRs alone teach the blocks, and then the outputs alone the network.
   irs, outputs = Objective(1.0, 0.0, 1.0), Objective(0.5, 1.0, 4.0)
   lit = phases.Method(

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import noise, noise_split
 from flax.training.dynamic_scale import DynamicScale
 
 from lit_jax import blocks, models
-from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.feed import Feed
-from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
 from lit_jax.objectives import Objective, scratch
@@ -42,21 +41,7 @@ from lit_jax.training.interrupt import Interrupted, Observer
 BATCH, PER_CALL, PER_EPOCH = 16, 4, 6
 SIGNAL = 15
 
-
-def _split(count, seed):
-  rng = np.random.default_rng(seed)
-  return Split(
-    rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
-    rng.integers(0, 10, count, np.int32),
-  )
-
-
-DATASET = Dataset(
-  'noise',
-  {'train': _split(100, 0), 'test': _split(41, 1)},
-  10,
-  ImagePreprocess((0.5, 0.4, 0.3), (0.25, 0.2, 0.3)),
-)
+DATASET = noise(100, 41)
 PREPROCESS = DATASET.preprocess
 COMMON = {
   'family': 'resnet',
@@ -806,7 +791,7 @@ def _evaluation(loss, accuracy):
 
 
 def _with_validation():
-  splits = DATASET.splits | {'validation': _split(30, 2)}
+  splits = DATASET.splits | {'validation': noise_split(30, 2)}
   return dataclasses.replace(DATASET, splits=splits)
 
 
@@ -1019,7 +1004,7 @@ def trained_pair(finished):
 @pytest.mark.parametrize('count', [41, 503])
 def test_every_example_counts_once(count, trained_pair):
   net, variables, *_ = trained_pair[0]
-  split = _split(count, 5)
+  split = noise_split(count, 5)
   evaluate = Classify(10).evaluator(net, PREPROCESS, split)
   values = evaluate({'student': variables}).numbers
   loss, accuracy = _plain_evaluation(net, variables, split)
@@ -1029,7 +1014,7 @@ def test_every_example_counts_once(count, trained_pair):
 
 def test_ir_errors_of_the_teacher_itself(trained_pair):
   teacher, _ = trained_pair
-  errors = evaluation.ir_errors(teacher, teacher, _split(41, 5))
+  errors = evaluation.ir_errors(teacher, teacher, noise_split(41, 5))
   assert list(errors) == ['blocks_0', 'blocks_1', 'blocks_2']
   # Not quite 0: the same block is compiled twice, in two fusions.
   for kinds in errors.values():
@@ -1040,7 +1025,7 @@ def test_ir_errors_of_the_teacher_itself(trained_pair):
 
 def test_ir_errors_by_numpy(trained_pair):
   (teacher, teacher_variables, *_), (student, variables, *_) = trained_pair
-  split = _split(503, 5)
+  split = noise_split(503, 5)
   found = evaluation.ir_errors(*trained_pair, split)
   targets = [
     np.asarray(t) for t in _logits(teacher, teacher_variables, split)[1]

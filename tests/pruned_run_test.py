@@ -10,9 +10,9 @@ import chex
 import jax
 import numpy as np
 import pytest
+from drawn import noise
 
 from lit_jax import blocks, models
-from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.images import sources
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.errors import UserError
@@ -24,9 +24,12 @@ from lit_jax.training import loop, population
 from lit_jax.training.interrupt import Interrupted, Observer
 
 # How ml_collections loads a configuration file.
-pytestmark = pytest.mark.filterwarnings(
-  r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
-)
+pytestmark = [
+  pytest.mark.filterwarnings(
+    r'ignore:the load_module\(\) method is deprecated:DeprecationWarning'
+  ),
+  pytest.mark.usefixtures('quick'),
+]
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'experiments/configs/resnet.py'
 # 48 examples are 6 steps an epoch, in calls of 4 steps.
@@ -39,21 +42,7 @@ SPEC = {
   'input_shape': [8, 8, 3],
 }
 
-
-def _split(count, seed):
-  rng = np.random.default_rng(seed)
-  return Split(
-    rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
-    rng.integers(0, 10, count, np.int32),
-  )
-
-
-DATASET = Dataset(
-  'noise',
-  {'train': _split(48, 0), 'test': _split(20, 1)},
-  10,
-  ImagePreprocess((0.5, 0.4, 0.3), (0.25, 0.2, 0.3)),
-)
+DATASET = noise(48, 20)
 # That of the saved network differs, so that taking one for the other shows.
 READS = ImagePreprocess((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
 
@@ -101,13 +90,6 @@ def _save(folder, spec=SPEC, seed=0, classes=()):
   )
   saved.save(folder, facts, _variables(spec, seed))
   return folder
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-  """No latencies, and no page."""
-  monkeypatch.setattr(rows, 'latency_ms', lambda *args: 1.0)
-  monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
 
 
 @pytest.fixture(scope='module')

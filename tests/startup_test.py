@@ -216,7 +216,7 @@ def test_the_users_own_number_of_devices_stays():
 @pytest.mark.parametrize(
   'flags, devices',
   [
-    ('', startup.cpu_devices(64, 16, startup._cores())),
+    ('', startup.cpu_devices(64, 16, startup.cores())),
     ('--xla_force_host_platform_device_count=3', 3),
   ],
 )

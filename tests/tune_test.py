@@ -17,7 +17,7 @@ from lit_jax.data.dataset import Dataset, Split, hold_out, without_test
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.data.texts import characters
 from lit_jax.errors import UserError
-from lit_jax.runs import checks, results, rows, runner
+from lit_jax.runs import checks, results, runner
 from lit_jax.training import loop
 from lit_jax.training.interrupt import Interrupted, Observer
 
@@ -94,10 +94,8 @@ def data(monkeypatch):
 
 
 @pytest.fixture
-def tuning(monkeypatch, capsys, tmp_path, data):
+def tuning(quick, monkeypatch, capsys, tmp_path, data):
   """The command line in this process: exit code, stdout, stderr."""
-  monkeypatch.setattr(rows, 'latency_ms', lambda *args: 1.0)
-  monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
 
   def run(*args, config='resnet', workdir=tmp_path / 'tuned', flags=SMALL):
     monkeypatch.delitem(sys.modules, 'config_config', raising=False)

@@ -54,6 +54,8 @@ _PROCESSES = flags.DEFINE_integer(
 # Of a scale that is for tests alone there is no page.
 _UNPUBLISHED = 'smoke'
 _WAIT = 5.0  # seconds
+# Columns of a table that are no numbers.
+_WORDS = 2
 
 
 def make(argv: Sequence[str], observer: Observer) -> None:
@@ -157,10 +159,11 @@ def _train(scale, groups, root, observer):
     UserError: what failed, when all else is done.
   """
   left, told, failed = list(groups), set(), {}
+  givers = {g for group in groups for run in group for _, g in run.given}
   while left:
     waiting, busy = [], False
     for i, group in enumerate(left):
-      if not _is_needed(scale, group, left, root):
+      if not _is_needed(scale, group, givers, root):
         continue
       if not _has_givers(group, root):
         waiting.append(group)
@@ -195,17 +198,13 @@ def _train(scale, groups, root, observer):
     )
 
 
-def _is_needed(scale, group, left, root):
+def _is_needed(scale, group, givers, root):
   """Whether there is something to do that no other process has done."""
-  if plan.todo(scale, group, root):
-    return True
-  givers = {
-    giver
-    for other in left
-    for run in plan.todo(scale, other, root)
-    for _, giver in run.given
-  }
-  return any(run in givers and not root.network(run.name) for run in group)
+  return any(
+    plan.record(scale, root, run) is None
+    or (run in givers and not root.network(run.name))
+    for run in group
+  )
 
 
 def _has_givers(group, root):
@@ -242,24 +241,11 @@ def _publish(scale, root):
 
 
 def _table(numbers):
-  measure = numbers['measure']
   drawn = rich.table.Table(title=numbers['title'], box=rich.box.SIMPLE)
-  drawn.add_column('')
-  drawn.add_column('network')
-  headings = ('paper', measure['title'], 'std', 'n', 'epochs', 'min a run')
-  for heading in headings:
-    drawn.add_column(heading, justify='right')
+  for i, heading in enumerate(findings.headings(numbers['measure'])):
+    drawn.add_column(heading, justify='left' if i < _WORDS else 'right')
   for row in numbers['rows']:
-    drawn.add_row(
-      row['label'],
-      row['model'],
-      ' ± '.join(f'{measure["scale"] * x:.2f}' for x in row['published']),
-      f'{measure["scale"] * row["mean"]:.2f}',
-      '' if row['std'] is None else f'{measure["scale"] * row["std"]:.2f}',
-      str(row['n']),
-      f'{row["epochs"]:g}',
-      f'{row["train_seconds"] / 60:.1f}',
-    )
+    drawn.add_row(*findings.cells(row, numbers['measure']))
   return drawn
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lit_jax.files import write_text
 from lit_jax.networks import saved
 from lit_jax.runs.jobs import Job
-from lit_jax.runs.phases import Method
+from lit_jax.runs.phases import TEACHER, Method
 
 FILE = 'card.md'
 
@@ -30,7 +30,7 @@ def write(
     results: the content of `results.json`.
   """
   facts = saved.describe(folder)
-  teacher = next((r for r in results['rows'] if r['method'] == 'teacher'), None)
+  teacher = next((r for r in results['rows'] if r['method'] == TEACHER), None)
   columns = {c['key']: c for c in results.get('columns', ())}
   lines = [
     f'# {row["model"]} by {method.name}, {facts.dataset}',

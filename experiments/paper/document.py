@@ -34,7 +34,6 @@ _MODELLED = {'resnet': 55e12, 'resnext': 87e12, 'vdcnn': 133e12}
 _STARGAN = 1319e-6, 3099e-6
 # Where nothing was trained.
 _NOWHERE = pathlib.Path(__file__).parent / 'finished' / 'none'
-_DEPTHS = 20, 32, 44, 56, 110
 _HEAD = """# The paper's tables and figures, made again
 
 Koratana et al., 'LIT: Learned Intermediate Representation Training for Model
@@ -155,25 +154,16 @@ def table(found: dict[str, Any]) -> str:
   measure = found['measure']
   pruned = any('nonzeros' in row for row in found['rows'])
   published = any(row['published'] for row in found['rows'])
-  headings = [
-    '', 'network', *(['paper'] if published else []), measure['title'],
-    'std', 'n', 'epochs', 'min a run',
-    *(['non-zeros', 'kB', 'ms at 128'] if pruned else []),
-  ]  # fmt: skip
+  headings = [*findings.headings(measure)]
+  if not published:
+    headings.remove('paper')
+  if pruned:
+    headings += ['non-zeros', 'kB', 'ms at 128']
   lines = [headings, ['---', '---', *['---:'] * (len(headings) - 2)]]
   for row in found['rows']:
-    cells = [row['label'], row['model']]
-    if published:
-      cells.append(
-        ' ± '.join(f'{measure["scale"] * x:.2f}' for x in row['published'])
-      )
-    cells += [
-      f'{measure["scale"] * row["mean"]:.2f}',
-      '' if row['std'] is None else f'{measure["scale"] * row["std"]:.2f}',
-      str(row['n']),
-      f'{row["epochs"]:g}',
-      f'{row["train_seconds"] / 60:.1f}',
-    ]
+    cells = findings.cells(row, measure)
+    if not published:
+      del cells[findings.headings(measure).index('paper')]
     if pruned:
       cells += [
         f'{row["nonzeros"]:,}'
@@ -196,7 +186,7 @@ def networks() -> str:
     '| --- | --- | ---: | ---: | ---: |',
   ]
   for family in ('resnet', 'resnext'):
-    for depth in _DEPTHS:
+    for depth in (*scales.PAPERS_DEPTHS, 110):
       spec = {'family': family, 'depth': depth}
       facts = summary(models.build(spec))
       units = ', '.join([str((depth - 2) // 6)] * 3)

@@ -71,6 +71,28 @@ def findings(
   }
 
 
+def headings(measure: dict[str, Any]) -> tuple[str, ...]:
+  """Of what `cells` gives."""
+  return (
+    '', 'network', 'paper', measure['title'], 'std', 'n', 'epochs', 'min a run'
+  )  # fmt: skip
+
+
+def cells(row: dict[str, Any], measure: dict[str, Any]) -> list[str]:
+  """What a table shows of a row: one text a heading."""
+  scale = measure['scale']
+  return [
+    row['label'],
+    row['model'],
+    ' ± '.join(f'{scale * x:.2f}' for x in row['published']),
+    f'{scale * row["mean"]:.2f}',
+    '' if row['std'] is None else f'{scale * row["std"]:.2f}',
+    str(row['n']),
+    f'{row["epochs"]:g}',
+    f'{row["train_seconds"] / 60:.1f}',
+  ]
+
+
 def savings(found: dict[str, Any]) -> list[str]:
   """How much less than the teacher's each of LIT's students costs, in lines.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from flax import traverse_util
 
 from experiments import recipes
 from experiments.paper import artifacts, cards, records, scales
@@ -23,6 +24,8 @@ from lit_jax.training.interrupt import Observer
 _TEACHER, _START = 'teacher.checkpoint', 'student.checkpoint'
 # What members of a population may differ in, of the methods that have it.
 _SWEPT = {'kd': ('kd.alpha', 'alpha'), 'lit': ('lit.beta', 'beta')}
+# Of a configuration, what does not say how one run is made.
+_NO_RECIPE = 'methods', 'population', 'full_depth'
 
 
 class Run(NamedTuple):
@@ -184,8 +187,10 @@ def recipe(scale: scales.Scale, run: Run) -> dict[str, Any]:
 @functools.cache
 def _recipe(make, settings, method):
   config = scales.set_keys(make(), dict(settings))
-  usual = _flat(recipes.as_json(scales.USUAL()))
-  flat = _flat(recipes.as_json(config))
+  usual, flat = (
+    traverse_util.flatten_dict(recipes.as_json(own), sep='.')
+    for own in (scales.USUAL(), config)
+  )
   used = [*config.methods.get(method, '').split(','), 'train_teacher']
 
   def counts(key):
@@ -202,19 +207,6 @@ def _recipe(make, settings, method):
     for key, value in flat.items()
     if value != usual.get(key) and counts(key)
   }
-
-
-# Of a configuration, what does not say how one run is made.
-_NO_RECIPE = 'methods', 'population', 'full_depth'
-
-
-def _flat(tree, prefix=''):
-  if not isinstance(tree, dict):
-    return {prefix[:-1]: tree}
-  found = {}
-  for key, value in tree.items():
-    found |= _flat(value, f'{prefix}{key}.')
-  return found
 
 
 def record(
@@ -299,10 +291,10 @@ def config(
     settings[key] = str(root.needed_network(giver.name))
     if key == _TEACHER and giver.method:
       # A student that teaches is made as its own student is, but for its depth.
-      own = scales.recipe(pair, dict(giver.settings)).student
+      own = scales.recipe(pair, dict(giver.settings)).student.to_dict()
       settings |= {
         f'teacher.{name}': value
-        for name, value in own.to_dict().items()
+        for name, value in own.items()
         if name != 'checkpoint'
       }
   return scales.recipe(pair, settings)

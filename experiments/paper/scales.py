@@ -118,7 +118,7 @@ def _cifar100(config: Config) -> Config:
   return config
 
 
-_PAPERS_DEPTHS = 20, 32, 44, 56
+PAPERS_DEPTHS = 20, 32, 44, 56
 # The package's own teachers, which need no training.
 _EMBEDDED = {'checkpoint': 'embedded'}
 # Its training takes an hour; where it is not, it is trained.
@@ -151,19 +151,19 @@ SCALES = {
     {
       'resnet': Pair(
         'ResNet-110 → ResNet-20 to 56 on CIFAR-10',
-        resnet.get_config, {}, _PAPERS_DEPTHS, 50_000,
+        resnet.get_config, {}, PAPERS_DEPTHS, 50_000,
       ),
       'resnext': Pair(
         'ResNeXt-110 → ResNeXt-20 to 56 on CIFAR-10',
-        resnext.get_config, {}, _PAPERS_DEPTHS, 50_000,
+        resnext.get_config, {}, PAPERS_DEPTHS, 50_000,
       ),
       'resnet_100': Pair(
         'ResNet-110 → ResNet-20 to 56 on CIFAR-100',
-        lambda: _cifar100(resnet.get_config()), {}, _PAPERS_DEPTHS, 50_000,
+        lambda: _cifar100(resnet.get_config()), {}, PAPERS_DEPTHS, 50_000,
       ),
       'resnext_100': Pair(
         'ResNeXt-110 → ResNeXt-20 to 56 on CIFAR-100',
-        lambda: _cifar100(resnext.get_config()), {}, _PAPERS_DEPTHS, 50_000,
+        lambda: _cifar100(resnext.get_config()), {}, PAPERS_DEPTHS, 50_000,
       ),
       'vdcnn_full': Pair(
         'VDCNN-29 → VDCNN-9 and 17 on Amazon full',
@@ -229,11 +229,19 @@ def find(name: str) -> Scale:
 def recipe(pair: Pair, settings: Mapping[str, Any]) -> Config:
   """A family's configuration with keys such as 'lit.beta' set.
 
+  It is made once, so that it must not be changed.
+
   Raises:
     KeyError: the recipe has no such key.
   """
   keys = {f'teacher.{key}': value for key, value in pair.teacher.items()}
-  return set_keys(pair.config(), {**keys, **pair.settings, **settings})
+  own = {**keys, **pair.settings, **settings}
+  return _recipe(pair.config, tuple(own.items()))
+
+
+@functools.cache
+def _recipe(make, settings):
+  return set_keys(make(), dict(settings))
 
 
 def set_keys(config: Config, settings: Mapping[str, Any]) -> Config:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from lit_jax.runs import results
+
 # What tells a process that it is one, and which cores are its own.
 VARIABLE = 'LIT_JAX_PAPER_WORKER'
 
@@ -60,10 +62,8 @@ def started(count: int, tasks: int) -> Iterator[int]:
 
 
 def _start(cores):
-  spec = getattr(sys.modules['__main__'], '__spec__', None)
-  module = spec.name if spec else 'experiments.paper'
   return subprocess.Popen(
-    [sys.executable, '-m', module.removesuffix('.__main__'), *sys.argv[1:]],
+    [sys.executable, *results.program()],
     env=os.environ | {VARIABLE: ','.join(map(str, cores))},
     # A Ctrl-C is for the first process, which tells the others once.
     start_new_session=True,

@@ -142,7 +142,7 @@ def hold_out(dataset: Dataset, size: int = 5000, seed: int = 0) -> Dataset:
   if dataset.identities:
     held = _of_whole_identities(dataset, size, random)
   else:
-    held = np.sort(random.permutation(count)[:size])
+    held = _drawn(random, count, size)
   kept = np.setdiff1d(np.arange(count), held, assume_unique=True)
   parts = {'train': _take(train, kept), 'validation': _take(train, held)}
   return dataclasses.replace(dataset, splits={**dataset.splits, **parts})
@@ -166,13 +166,14 @@ def without_test(dataset: Dataset) -> Dataset:
   return dataclasses.replace(dataset, splits=splits)
 
 
-def shorten(dataset: Dataset, size: int, seed: int = 0) -> Dataset:
+def shorten(dataset: Dataset, size: int) -> Dataset:
   """Keeps some train examples alone, for a training that must be short.
+
+  They are the same ones everywhere, in the order that they had.
 
   Args:
     dataset: any.
     size: how many; 0 keeps them all.
-    seed: which ones, 0 to 2**32 - 1, in the order that they had.
 
   Raises:
     UserError: there are fewer.
@@ -185,10 +186,9 @@ def shorten(dataset: Dataset, size: int, seed: int = 0) -> Dataset:
       f'train_examples is {size}: {dataset.name} has {train.examples} to train '
       'on; 0 takes them all'
     )
-  order = np.random.RandomState(seed).permutation(train.examples)
+  rows = _drawn(np.random.RandomState(0), train.examples, size)
   return dataclasses.replace(
-    dataset,
-    splits={**dataset.splits, 'train': _take(train, np.sort(order[:size]))},
+    dataset, splits={**dataset.splits, 'train': _take(train, rows)}
   )
 
 
@@ -214,6 +214,11 @@ def repeat(dataset: Dataset, times: int) -> Dataset:
   return dataclasses.replace(
     dataset, splits={**dataset.splits, 'train': _take(train, rows)}
   )
+
+
+def _drawn(random, count, size) -> np.ndarray:
+  """So many of `count` rows, rising."""
+  return np.sort(random.permutation(count)[:size])
 
 
 def _of_whole_identities(dataset, size, random) -> np.ndarray:

@@ -1,7 +1,6 @@
 """What `results.json` says of a whole run."""
 
 import importlib.metadata
-import os
 import shlex
 import sys
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 
 from lit_jax.runs.jobs import Job, JsonRow
+from lit_jax.training import startup
 
 _REPORTED = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -59,24 +59,20 @@ def versions() -> dict[str, str]:
 
 def _device():
   devices = jax.local_devices()
-  return f'{len(devices)} x {devices[0].device_kind}, {_cores()} CPU cores'
+  return (
+    f'{len(devices)} x {devices[0].device_kind}, {startup.cores()} CPU cores'
+  )
 
 
-def _cores():
-  """Those that this process may use."""
-  try:
-    return len(os.sched_getaffinity(0))
-  except AttributeError:  # not on Linux
-    return os.cpu_count()
+def program() -> list[str]:
+  """What of this process's command line stands behind `python`."""
+  # `python -m package.module` leaves the module's path in argv[0].
+  spec = getattr(sys.modules.get('__main__'), '__spec__', None)
+  if spec and spec.name:
+    return ['-m', spec.name.removesuffix('.__main__'), *sys.argv[1:]]
+  return list(sys.argv)
 
 
 def command() -> str:
   """The command line of this process."""
-  # `python -m package.module` leaves the module's path in argv[0].
-  spec = getattr(sys.modules.get('__main__'), '__spec__', None)
-  program = (
-    ['-m', spec.name.removesuffix('.__main__')]
-    if spec and spec.name
-    else sys.argv[:1]
-  )
-  return shlex.join(['python', *program, *sys.argv[1:]])
+  return shlex.join(['python', *program()])

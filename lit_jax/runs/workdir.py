@@ -17,6 +17,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flax import traverse_util
+
 from lit_jax.errors import UserError
 from lit_jax.files import write_json
 
@@ -28,6 +30,7 @@ class Busy(UserError):
 _CONFIG, _DATA, _RESULTS, _ROW = (
   'config.json', 'data.json', 'results.json', 'row.json'
 )  # fmt: skip
+_LOCK = '.lock'
 
 
 def network(workdir: pathlib.Path, method: str, role: str) -> pathlib.Path:
@@ -45,17 +48,15 @@ def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / '.lock').open('w')
+    lock = (workdir / _LOCK).open('w')
   except OSError as error:
     raise _unusable(workdir, error) from None
   with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _locks(lock):
       raise Busy(
         f'another run is at work in {workdir}; wait for it, or choose another '
         '--workdir'
-      ) from None
+      )
     compare_config(workdir, config)
     if not (workdir / _CONFIG).exists():
       _write(workdir, _CONFIG, config)
@@ -65,13 +66,19 @@ def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
 def is_busy(workdir: pathlib.Path) -> bool:
   """Whether another run is at work in it now."""
   try:
-    with (workdir / '.lock').open() as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      return False
+    with (workdir / _LOCK).open() as lock:
+      return not _locks(lock)
   except FileNotFoundError:
     return False
-  except OSError:
+
+
+def _locks(lock) -> bool:
+  """Locks the file for as long as it is open; False where another has."""
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return True
+  except OSError:
+    return False
 
 
 def _write(workdir, name, value):
@@ -163,7 +170,7 @@ def _compare(workdir, old, facts):
 
 
 def _differences(old, new):
-  old, new = _flat(old), _flat(new)
+  old, new = (traverse_util.flatten_dict(tree, sep='.') for tree in (old, new))
   rows = [
     f'{key} was {old.get(key, "absent")}, is {new.get(key, "absent")}'
     for key in sorted(old.keys() | new.keys())
@@ -171,15 +178,6 @@ def _differences(old, new):
   ]
   more = f' and {len(rows) - 4} more' if len(rows) > 4 else ''
   return '; '.join(rows[:4]) + more
-
-
-def _flat(tree, prefix=''):
-  if not isinstance(tree, dict):
-    return {prefix[:-1]: tree}
-  result = {}
-  for key, value in tree.items():
-    result |= _flat(value, f'{prefix}{key}.')
-  return result
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:

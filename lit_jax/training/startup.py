@@ -39,7 +39,7 @@ def use_cores(batch_size: int, least: int) -> None:
   flags = os.environ.get('XLA_FLAGS', '')
   if jax.config.values['jax_num_cpu_devices'] > 0 or _XLA_DEVICES in flags:
     return
-  count = cpu_devices(batch_size, least, _cores())
+  count = cpu_devices(batch_size, least, cores())
   jax.config.update('jax_num_cpu_devices', count)
   if count > 1 and _XLA_TIMEOUT not in flags:
     # By default XLA ends the process where one device waits a minute for
@@ -68,7 +68,8 @@ def use_graphs() -> bool:
   return True
 
 
-def _cores():
+def cores() -> int:
+  """How many CPU cores this process may use."""
   try:
     return len(os.sched_getaffinity(0))
   except AttributeError:  # not on Linux
