@@ -29,6 +29,8 @@ WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of checkpoints and results.'
 )
 _BAD_INPUT = 2
+# What a file system says of a write to an open file.
+_DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
 # What parsing flags and loading a configuration file can raise.
 _FLAG_ERRORS = (
   flags.Error,
@@ -83,8 +85,9 @@ def command(
 
 def _exit_code(body, argv) -> int:
   if not flags.FLAGS['verbosity'].present:
-    # Orbax tells of every file that it writes.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax tells of every file that it writes, and of errors with tracebacks
+    # that it raises as well.
+    logging.set_verbosity(logging.FATAL)
   try:
     observer = startup.FirstSteps()
     with stop_on_signals(observer):
@@ -101,15 +104,15 @@ def _exit_code(body, argv) -> int:
   except Exception as error:
     if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
       return _fail(
-        'out of device memory; lower --config.steps_per_call or '
-        '--config.batch_size, in a new workdir'
+        'out of device memory; lower --config.steps_per_call and run the same '
+        'command again, or --config.batch_size in a new workdir'
       )
     reason = disk_error(error)
     if reason is None:
       raise
     return _fail(
-      f'the file system refuses {reason}; make room or choose another folder, '
-      'and run the same command again to go on'
+      f'the file system refuses {reason}; make room, put back what is gone, or '
+      'choose another folder, and run the same command again to go on'
     )
 
 
@@ -178,15 +181,13 @@ def start(config: recipes.Config, workdir: pathlib.Path) -> None:
 
 
 def disk_error(error: BaseException) -> str | None:
-  """Why the disk refused a write, or None where the error is another one.
+  """What the file system refused, or None where the error is another one.
 
   Orbax wraps the system's errors in kinds of its own, with their text.
   """
   seen: BaseException | None = error
   while seen is not None:
-    if isinstance(seen, OSError) and seen.errno in (
-      errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
-    ):  # fmt: skip
+    if isinstance(seen, OSError) and (seen.filename or seen.errno in _DISK):
       return f'{seen.filename or WORKDIR.value}: {seen.strerror}'
     text = str(seen).lower()
     for phrase in ('no space left', 'read-only file system', 'quota exceeded'):

@@ -18,11 +18,13 @@ from lit_jax.errors import UserError, choose, names
 from lit_jax.runs import jobs, phases
 from lit_jax.training import optim
 
-# Another place of the data, another method or baseline beside, or other devices
-# change no result; what the data is, is compared when it is read.
+# Another place of the data, another method or baseline beside change no result,
+# and other devices or another length of a call none beyond its rounding: who
+# runs out of memory goes on in the same workdir. What the data is, is compared
+# when it is read.
 _NOT_IN_CONFIG = (
   'data_dir', 'method', 'baseline', 'data.path', 'data.cache',
-  'examples_per_device',
+  'examples_per_device', 'steps_per_call',
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 from typing import IO, Any
 
 # What a file system says that cannot put a folder's entries on the disk.
@@ -68,6 +69,40 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     TypeError: the value is no JSON; nothing is touched.
   """
   write_text(path, json.dumps(value, indent=2) + '\n')
+
+
+def put_aside(path: pathlib.Path) -> pathlib.Path:
+  """Renames what is damaged to NAME.damaged, in place of what was so before.
+
+  Raises:
+    OSError: it cannot be renamed.
+  """
+  aside = path.with_name(f'{path.name}.damaged')
+  shutil.rmtree(aside, ignore_errors=True)
+  aside.unlink(missing_ok=True)
+  return path.rename(aside)
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """The value that a file of JSON holds.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is no JSON, or nothing that any program here has written.
+  """
+  return parse_json(path.read_bytes())
+
+
+def parse_json(text: str | bytes) -> Any:
+  """The value of a JSON text; bytes are in UTF-8.
+
+  Raises:
+    ValueError: as `read_json`.
+  """
+  try:
+    return json.loads(text)
+  except RecursionError:
+    raise ValueError('it is nested too deeply') from None
 
 
 def sync(file: IO[Any]) -> None:

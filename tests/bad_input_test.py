@@ -267,8 +267,8 @@ def test_unexpected_argument(main, tmp_path):
     (
       RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes'),
       2,
-      'error: out of device memory; lower --config.steps_per_call or '
-      '--config.batch_size, in a new workdir\n',
+      'error: out of device memory; lower --config.steps_per_call and run the '
+      'same command again, or --config.batch_size in a new workdir\n',
     ),
     # A second signal.
     (KeyboardInterrupt(), 130, 'stopped at once; the last checkpoint stands\n'),

@@ -1,4 +1,4 @@
-"""Variables and inputs of a whole network, drawn; and data sets of noise."""
+"""Variables, inputs and data sets, drawn; and times that were not taken."""
 
 import jax
 import jax.numpy as jnp
@@ -52,3 +52,14 @@ def noise_split(count, seed):
     rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
     rng.integers(0, 10, count, np.int32),
   )
+
+
+def untimed(found, precision):
+  """Stands in for `rows.timed`: the same times for every network, at once."""
+  del precision
+  times = {'1': 0.25, '128': 32.0}
+  quartiles = {batch: [time, time] for batch, time in times.items()}
+  return [
+    {**own.row, 'latency_ms': times, 'latency_quartiles_ms': quartiles}
+    for own in found
+  ]

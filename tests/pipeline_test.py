@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawn import noise, noise_split
+from drawn import noise, noise_split, untimed
 from flax.training.dynamic_scale import DynamicScale
 
 from lit_jax import blocks, models
@@ -107,18 +107,13 @@ def _job(*methods, teacher='', dataset=DATASET, **training):
 
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch):
-  monkeypatch.setattr(rows, 'latency_ms', _latency)
+  monkeypatch.setattr(rows, 'timed', untimed)
 
 
 @pytest.fixture
 def no_report(monkeypatch):
   """For tests that are not about the page, which takes seconds to draw."""
   monkeypatch.setattr(runner.report, 'write_html', lambda workdir: None)
-
-
-def _latency(net, variables, batch):
-  del net, variables
-  return batch / 4
 
 
 @dataclasses.dataclass
@@ -149,7 +144,7 @@ def finished(tmp_path_factory):
     return (result,)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(rows, 'latency_ms', _latency)
+    patch.setattr(rows, 'timed', untimed)
     patch.setattr(loop, 'run', spy)
     results = runner.run(job, workdir)
   return Finished(job, workdir, results, trained)
@@ -287,6 +282,7 @@ def test_results_have_the_documented_shape(finished):
     assert row.keys() == {
       'method', 'model', 'depth', 'parameters', 'macs', 'accuracy',
       'balanced_accuracy', 'confusion', 'epochs', 'train_seconds', 'latency_ms',
+      'latency_quartiles_ms',
       *(more if student else []),
     }  # fmt: skip
     confusion = np.array(row['confusion'])
@@ -321,7 +317,10 @@ def test_student_alone_gives_its_accuracy(method, phase, finished):
     models.build(facts.spec), variables, DATASET.splits['test']
   )
   row = next(r for r in finished.results['rows'] if r['method'] == method)
-  assert facts.row == row
+  times = 'latency_ms', 'latency_quartiles_ms'
+  assert {k: v for k, v in row.items() if k not in times} == {
+    k: v for k, v in facts.row.items() if k not in times
+  }
   assert row['accuracy'] == pytest.approx(accuracy, abs=1e-9)
   last = finished.trained[method, phase][1]
   _assert_same(jax.device_get(variables), last)
@@ -520,7 +519,7 @@ def through(finished, tmp_path_factory):
   """LIT without a stop, with the finished run's teacher."""
   workdir = tmp_path_factory.mktemp('through')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(rows, 'latency_ms', _latency)
+    patch.setattr(rows, 'timed', untimed)
     patch.setattr(runner.report, 'write_html', lambda workdir: None)
     seen = _traced(patch)
     results = runner.run(_job('lit', teacher=finished.workdir), workdir)

@@ -577,6 +577,35 @@ def test_float16_skips_steps_that_overflow(tiny, superbatch):
     assert update.any(), name
 
 
+def test_what_is_frozen_skips_no_step(tiny):
+  """Its gradient may overflow, for nobody uses it."""
+  frozen = ('stem',)
+  optimizer = optim.optimizer(optim.Sgd(), lambda step: 0.05, frozen)
+  start = scaled(begin(tiny, optimizer, 'fp16'), 1.0)
+
+  def loss(params):
+    stem, head = (
+      sum(leaf.sum() for leaf in jax.tree.leaves(params[part]))
+      for part in ('stem', 'head')
+    )
+    huge = jnp.float32(3e38)
+    return head + stem * huge * huge, (start.student.batch_stats, {})
+
+  def after(**changes):
+    plan = make_plan(tiny, optimizer, **changes)
+    return steps.update(plan, start, loss)[0]
+
+  assert int(after().skipped) == 1
+  found = after(frozen=frozen)
+  assert int(found.skipped) == 0
+  old, new = start.student.params, found.student.params
+  chex.assert_trees_all_equal(new['stem'], old['stem'])
+  for before, now in zip(
+    *map(jax.tree.leaves, (old['head'], new['head'])), strict=True
+  ):
+    assert not np.array_equal(before, now)
+
+
 def finite_by_device(tiny, plan, start):
   """(batch, scale) → whether each device's own gradient is, before any mean."""
 

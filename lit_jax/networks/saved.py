@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from lit_jax import models
 from lit_jax.blocks import BlockNet, shapes
 from lit_jax.errors import UserError, first_line
-from lit_jax.files import sync_folder, write_json
+from lit_jax.files import read_json, sync_folder, write_json
 
 EMBEDDED = 'embedded'
 _EMBEDDED_FOLDER = pathlib.Path(__file__).parent / 'teachers'
@@ -42,7 +42,7 @@ class Facts:
     input: what it must be fed with (`Preprocess.facts`).
     precision: that it was trained in: 'fp32', 'bf16' or 'fp16'.
     digest: of its arrays (`digest`).
-    row: its row of `results.json`.
+    row: its row of `results.json`, without how long it takes.
     others: digests of the networks that its task trained beside it and that
       are kept with it, by name.
   """
@@ -142,7 +142,7 @@ def describe(folder: pathlib.Path) -> Facts:
   """
   path = folder / _JSON
   try:
-    content = dict(json.loads(path.read_text()))
+    content = dict(read_json(path))
   except (OSError, ValueError, TypeError):
     raise UserError(
       f'no readable network in {folder}: {_JSON} is missing or damaged; name '
@@ -161,6 +161,30 @@ def describe(folder: pathlib.Path) -> Facts:
       'earlier version; train the network anew'
     )
   return Facts(**{name: content[name] for name in names})
+
+
+def annotate(folder: pathlib.Path, row: Mapping[str, Any]) -> None:
+  """Changes the row that a saved network has, whole or not at all.
+
+  Raises:
+    UserError: as `describe`.
+  """
+  facts = dataclasses.replace(describe(folder), row=dict(row))
+  write_json(folder / _JSON, dataclasses.asdict(facts))
+
+
+def check(folder: pathlib.Path) -> Facts:
+  """The facts of a saved network, after a look at all its arrays.
+
+  Raises:
+    UserError: as `load`.
+  """
+  facts = describe(folder)
+  _restored(folder, folder / _ARRAYS, None, facts.digest)
+  for name, wanted in facts.others.items():
+    if (arrays := folder / _OTHERS / name).exists():
+      _restored(folder, arrays, None, wanted, f'the {name}')
+  return facts
 
 
 def load(
@@ -222,7 +246,7 @@ def load_others(
 def _restored(
   folder, arrays, template, wanted, what='the arrays'
 ) -> dict[str, Any]:
-  """The variables, after a look at their digest."""
+  """The variables, after a look at their digest; without a template any."""
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       variables = checkpointer.restore(arrays.resolve(), template)
@@ -232,7 +256,7 @@ def _restored(
     jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
     for tree in (variables, template)
   )
-  if found != expected:
+  if template is not None and found != expected:
     # Orbax does not look at them.
     raise _unreadable(folder, what, 'they have other shapes than are asked for')
   if digest(jax.device_get(variables)) != wanted:

@@ -15,6 +15,7 @@ from lit_jax.report.rows import NUMBER, Kind, Results, Row
 
 NONE = '-'  # the cell of what a row lacks
 TEACHER = 'teacher'  # the method of the row that others are compared with
+UNSCORED = 'unscored'  # true in a row whose network could not be measured
 _AGAINST = ('', 'difference', 'ratio')
 _MISSING = object()
 
@@ -166,8 +167,11 @@ class Column:
       raise UserError(f'{where}: {error}') from None
 
   def check(self, row: Row, where: str) -> None:
-    """Raises UserError where a row's value is missing or cannot be shown."""
-    spared = self.optional or bool(self.unless_equal)
+    """Raises UserError where a row's value is missing or cannot be shown.
+
+    One that could not be scored lacks all of the task's own.
+    """
+    spared = self.optional or bool(self.unless_equal) or row.value(UNSCORED)
     _check_value(row, self.key, self.format, spared, where)
     if self.unless_equal:
       _check_value(row, self.unless_equal, self.format, True, where)
@@ -319,6 +323,11 @@ def of(results: Results, where: str = 'results') -> list[Column]:
     # What stood below a column that is left out must not stand below another.
     shown += [dataclasses.replace(c, below=i > 0) for i, c in enumerate(left)]
   return shown
+
+
+def check(results: Any) -> None:
+  """Raises UserError where results cannot be shown."""
+  of(results)
 
 
 def stacks(columns: Iterable[Column]) -> list[list[Column]]:

@@ -1,8 +1,6 @@
 """The results as one self-contained HTML page."""
 
 import base64
-import json
-import math
 import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -12,6 +10,7 @@ import jinja2
 
 from lit_jax import files
 from lit_jax.errors import UserError
+from lit_jax.records import METRICS, Record, read
 from lit_jax.report import columns, rows
 from lit_jax.report.columns import FORMATS, TEACHER
 from lit_jax.report.rows import NUMBER, Results, Row
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
   from lit_jax.report import plots
 
 _LOSS = 'loss'
-
-Record = Mapping[str, Any]
 
 
 def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -43,7 +40,7 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
   workdir = pathlib.Path(workdir)
   source, path = workdir / 'results.json', workdir / 'report.html'
   results = _read_results(source)
-  records = _read_metrics(workdir / 'metrics.jsonl')
+  records = _read_metrics(workdir / METRICS)
   # Here, as the plots below, for Pillow takes a while to load.
   from lit_jax.report import sheets
 
@@ -188,7 +185,7 @@ def _class_names(results: Results, found: Sequence[Row]) -> list[str]:
 
 def _read_results(path: pathlib.Path) -> Results:
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    return files.read_json(path)
   except OSError as error:
     raise UserError(f'{path}: cannot read: {error.strerror}') from error
   except ValueError as error:
@@ -196,31 +193,17 @@ def _read_results(path: pathlib.Path) -> Results:
 
 
 def _read_metrics(path: pathlib.Path) -> list[Record]:
-  """The usable lines of the metrics; none where the file is missing.
+  """The records; none where the file is missing or cannot be read.
 
-  A run that was cut off leaves half a line, and one that went on from a
-  checkpoint repeats steps: the later line is the one that counts.
+  A run that went on from a checkpoint repeats steps: the later record is the
+  one that counts.
   """
   try:
-    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    found = read(path).records
   except OSError:
     return []
-  latest: dict[tuple[Any, ...], Record] = {}
-  for line in lines:
-    try:
-      record = json.loads(line)
-    except ValueError:
-      continue
-    names = ('method', 'phase', 'split')
-    if (
-      isinstance(record, dict)
-      and all(isinstance(record.get(name), str) for name in names)
-      and all(rows.is_a(record.get(name), NUMBER) for name in ('step', 'epoch'))
-      and math.isfinite(record['epoch'])
-    ):
-      key = (*(record[name] for name in names), record['step'])
-      latest[key] = record
-  return list(latest.values())
+  names = 'method', 'phase', 'split', 'step'
+  return list({tuple(r[name] for name in names): r for r in found}.values())
 
 
 def _tracks(

@@ -110,7 +110,8 @@ def compress(
       'teacher': _known(teacher),
       'student': _known(student),
       'phases': [str(phase) for phase in (labels_alone, *phases)],
-      'training': str(training),
+      # Not steps_per_call, by which a result differs in its rounding alone.
+      'training': f'{batch_size=} {seed=} {precision=}',
       'task': f'{type(task).__module__}.{task}',
       'preprocess': str(dataset.preprocess),
     },

@@ -6,11 +6,12 @@ workdir.py says what it leaves.
 
 import dataclasses
 import pathlib
+import sys
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from lit_jax import report
+from lit_jax import files, report
 from lit_jax.blocks import BlockNet
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError, reason
@@ -93,7 +94,13 @@ def finished(
     network = teachers.given_folder(checkpoint, content['dataset'])
     if saved.exists(network):
       workdir.compare_given(folder, {key: saved.describe(network).digest})
-  report.write_html(folder)
+  if not all(map(_is_whole, _own_networks(folder, names))):
+    return None
+  try:
+    report.write_html(folder)
+  except UserError as error:
+    # The disk of a run that is over may be read-only by now.
+    print(f'the page is not made again: {error}', file=sys.stderr)
   return content
 
 
@@ -125,10 +132,11 @@ def train_and_report(
       teacher = _trained_teacher(job, context)
     found = []
     for student in job.students:
-      found += _student_rows(job, context, student, teacher)
+      found += _students(job, context, student, teacher)
     if teacher is not None:
       # Last, for a given teacher's takes seconds that training need not await.
-      found.insert(0, _teacher_row(job, context, teacher))
+      found.insert(0, _teacher(job, context, teacher))
+    found = rows.timed(found, job.training.precision)
     for baseline in job.baselines:
       # What there is, for a baseline is another's program and may fail.
       workdir.write_results(folder, results.results(job, found))
@@ -148,7 +156,7 @@ def _judged(job: Job, workdir_: pathlib.Path, observer: Observer) -> Job:
     return job
   judge, precision = job.judge, job.training.precision
   folder = workdir.network(workdir_, JUDGE, JUDGE)
-  if not saved.exists(folder):
+  if not _is_ready(folder):
     own = dataclasses.replace(job, task=judge.task, dataset=judge.dataset)
     context = Context(workdir_, own.task, own.dataset, job.training, observer)
     _train_alone(own, context, JUDGE, judge.network, judge.method, folder)
@@ -161,24 +169,30 @@ def _train_alone(job, context, name, network, method, folder) -> None:
   """Trains a network that has no teacher, and saves it with its row."""
   net, preprocess = job.build(network), job.dataset.preprocess
   (result,) = train.run_method(context, method, net, preprocess, None)
-  found = _tester(job, net, preprocess)(result.learners)
-  row = rows.measured(
-    name,
-    network,
-    result.learners[state.STUDENT],
-    job.training.precision,
-    found,
-    epochs=method.epochs,
-    seconds=result.train_seconds,
-    **_drawn(context.workdir, name, found),
+  row = rows.made(
+    name, network, epochs=method.epochs, seconds=result.train_seconds
   )
   _save(job, folder, network, preprocess, row, result)
+  _score(job, context, folder, row, net, preprocess, result.learners)
+
+
+def _score(job, context, folder, row, net, preprocess, learners, **details):
+  """Measures a network that is saved, and adds what was found to its row."""
+  split = job.dataset.splits[job.dataset.scored]
+  test = job.task.evaluator(net, preprocess, split)
+  found = rows.measured(
+    f'the evaluation of {row["method"]}', lambda: test(learners)
+  )
+  if found is not None:
+    drawn = _drawn(context.workdir, row['method'], found)
+    scored = rows.scored(row, found.scores, **details, **drawn)
+    saved.annotate(folder, scored)
 
 
 def _trained_teacher(job: Job, context: Context) -> Teacher:
   """The teacher that was trained before, or is trained now."""
   folder = workdir.network(context.workdir, TEACHER, TEACHER)
-  if not saved.exists(folder):
+  if not _is_ready(folder):
     method = job.teacher_method
     _train_alone(job, context, TEACHER, job.teacher, method, folder)
   return teachers.read(
@@ -186,25 +200,32 @@ def _trained_teacher(job: Job, context: Context) -> Teacher:
   )
 
 
-def _teacher_row(job, context, teacher) -> JsonRow:
+def _teacher(job, context, teacher) -> rows.Timed:
   """The row of the teacher, which a given one does not bring along."""
   if not job.gives_teacher:
     folder = workdir.network(context.workdir, TEACHER, TEACHER)
-    return saved.describe(folder).row
-  found = _tester(job, teacher.net, teacher.preprocess)(teacher.learners)
-  return rows.measured(
-    TEACHER, job.teacher, teacher.variables, job.training.precision, found,
-    **_drawn(context.workdir, TEACHER, found),
-  ).to_json()  # fmt: skip
+    row = saved.describe(folder).row
+  else:
+    row = rows.made(TEACHER, job.teacher)
+    split = job.dataset.splits[job.dataset.scored]
+    test = job.task.evaluator(teacher.net, teacher.preprocess, split)
+    found = rows.measured(
+      'the evaluation of the teacher', lambda: test(teacher.learners)
+    )
+    if found is not None:
+      drawn = _drawn(context.workdir, TEACHER, found)
+      row = rows.scored(row, found.scores, **drawn)
+  return rows.Timed(row, job.teacher, lambda: teacher.variables)
 
 
-def _student_rows(job, context, student, teacher) -> list[JsonRow]:
-  """Those of a student, or of its population; trained if they are not yet."""
+def _students(job, context, student, teacher) -> list[rows.Timed]:
+  """The row of a student, or of its population; trained if not done yet."""
   folders = [
     workdir.network(context.workdir, name, STUDENT)
     for name in student.method.names
   ]
-  if not all(map(saved.exists, folders)):
+  # All of them, for each that is damaged is put aside.
+  if not all([_is_ready(folder) for folder in folders]):
     if student.teacher != TEACHER:
       folder = workdir.network(context.workdir, student.teacher, STUDENT)
       teacher = teachers.read(
@@ -215,7 +236,14 @@ def _student_rows(job, context, student, teacher) -> list[JsonRow]:
         job.task,
       )
     _train_student(job, context, student, teacher)
-  return [saved.describe(folder).row for folder in folders]
+  return [
+    rows.Timed(
+      saved.describe(folder).row,
+      student.network,
+      lambda folder=folder: saved.load(folder, student.network)[1],
+    )
+    for folder in folders
+  ]
 
 
 def _train_student(job, context, student, teacher) -> None:
@@ -226,30 +254,53 @@ def _train_student(job, context, student, teacher) -> None:
   results = train.run_method(
     context, method, net, preprocess, teacher, start and start.variables
   )
-  test = _tester(job, net, preprocess)
-  members = method.members(job.training)
-  for member, result in zip(members, results, strict=True):
-    variables = result.learners[state.STUDENT]
-    details = _details(student, member, variables)
-    if teacher is not None:
-      own = evaluation.Reader(net, variables, preprocess)
-      details['ir_error'] = evaluation.ir_errors(
-        teacher, own, job.dataset.splits[job.dataset.scored]
-      )
-    found = test(result.learners)
-    details |= _drawn(context.workdir, member.name, found)
-    row = rows.measured(
-      member.name,
-      student.network,
-      variables,
-      job.training.precision,
-      found,
-      epochs=method.epochs,
-      seconds=result.train_seconds,
-      **details,
+  members = [
+    _Trained(workdir.network(context.workdir, member.name, STUDENT), row, own)
+    for member, own in zip(method.members(job.training), results, strict=True)
+    for row in [_students_row(student, member, own)]
+  ]
+  # All of them before any is measured, which may fail.
+  for member in members:
+    _save(
+      job, member.folder, student.network, preprocess, member.row, member.result
     )
-    folder = workdir.network(context.workdir, member.name, STUDENT)
-    _save(job, folder, student.network, preprocess, row, result)
+  for member in members:
+    _score_student(job, context, member, net, preprocess, teacher)
+
+
+class _Trained(NamedTuple):
+  """Attributes: a student's folder; its row; what its training gave."""
+
+  folder: pathlib.Path
+  row: JsonRow
+  result: loop.PhaseResult
+
+
+def _students_row(student, member, result) -> JsonRow:
+  variables = result.learners[state.STUDENT]
+  return rows.made(
+    member.name,
+    student.network,
+    epochs=student.method.epochs,
+    seconds=result.train_seconds,
+    **_details(student, member, variables),
+  )
+
+
+def _score_student(job, context, member, net, preprocess, teacher) -> None:
+  folder, row, result = member
+  errors = None
+  if teacher is not None:
+    own = evaluation.Reader(net, result.learners[state.STUDENT], preprocess)
+    split = job.dataset.splits[job.dataset.scored]
+    errors = rows.measured(
+      f'the IR error of {row["method"]}',
+      lambda: evaluation.ir_errors(teacher, own, split),
+    )
+  _score(
+    job, context, folder, row, net, preprocess, result.learners,
+    **({} if errors is None else {'ir_error': errors}),
+  )  # fmt: skip
 
 
 def _students_preprocess(job, method, teacher, start) -> Preprocess:
@@ -293,10 +344,38 @@ def _drawn(workdir_, name, found) -> dict[str, Any]:
   return {'sheets': sheets} if sheets else {}
 
 
-def _tester(job, net, preprocess):
-  """Of learners, on the split that is scored."""
-  split = job.dataset.splits[job.dataset.scored]
-  return job.task.evaluator(net, preprocess, split)
+# Networks of this run.
+
+
+def _own_networks(folder, names) -> list[pathlib.Path]:
+  """The folders in which a finished run keeps the networks that it trained."""
+  found = [workdir.network(folder, name, STUDENT) for name in names]
+  found += [workdir.network(folder, role, role) for role in (TEACHER, JUDGE)]
+  # Baselines have no network, and a given teacher lies elsewhere.
+  return [own for own in found if own.parent.is_dir() and own.exists()]
+
+
+def _is_whole(folder) -> bool:
+  try:
+    saved.check(folder)
+    return True
+  except UserError:
+    return False
+
+
+def _is_ready(folder) -> bool:
+  """Whether a network of this run is trained, saved and measured.
+
+  One that is damaged is put aside: the checkpoints make it again.
+  """
+  if not folder.exists():
+    return False
+  try:
+    return rows.is_scored(saved.check(folder).row)
+  except UserError as error:
+    print(f'{error}; it is made again', file=sys.stderr)
+    files.put_aside(folder)
+    return False
 
 
 def _save(job, folder, network, preprocess, row, result: loop.PhaseResult):
@@ -307,12 +386,12 @@ def _save(job, folder, network, preprocess, row, result: loop.PhaseResult):
     input=preprocess.facts(),
     precision=job.training.precision,
     digest='',
-    row=row.to_json(),
+    row=dict(row),
   )
   learners = dict(result.learners)
   student = learners.pop(state.STUDENT)
   # The others serve who goes on training: a teacher's students.
-  teaches = row.method in (TEACHER, *(s.teacher for s in job.students))
+  teaches = row['method'] in (TEACHER, *(s.teacher for s in job.students))
   saved.save(folder, facts, student, learners if teaches else {})
 
 

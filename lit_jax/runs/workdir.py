@@ -11,16 +11,19 @@ workdir/
 """
 
 import contextlib
+import enum
 import fcntl
 import json
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flax import traverse_util
 
+from lit_jax import report
 from lit_jax.errors import UserError
-from lit_jax.files import write_json
+from lit_jax.files import read_json, write_json
 
 
 class Busy(UserError):
@@ -52,10 +55,17 @@ def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
   except OSError as error:
     raise _unusable(workdir, error) from None
   with lock:
-    if not _locks(lock):
+    found = _lock(lock)
+    if found is _Lock.HELD:
       raise Busy(
         f'another run is at work in {workdir}; wait for it, or choose another '
         '--workdir'
+      )
+    if found is _Lock.NONE:
+      print(
+        f'the file system of {workdir} has no locks: start no second run in it '
+        'while this one is at work',
+        file=sys.stderr,
       )
     compare_config(workdir, config)
     if not (workdir / _CONFIG).exists():
@@ -67,18 +77,28 @@ def is_busy(workdir: pathlib.Path) -> bool:
   """Whether another run is at work in it now."""
   try:
     with (workdir / _LOCK).open() as lock:
-      return not _locks(lock)
+      return _lock(lock) is _Lock.HELD
   except FileNotFoundError:
     return False
 
 
-def _locks(lock) -> bool:
-  """Locks the file for as long as it is open; False where another has."""
+class _Lock(enum.Enum):
+  OURS, HELD, NONE = enum.auto(), enum.auto(), enum.auto()
+
+
+def _lock(file) -> _Lock:
+  """Locks the file for as long as it is open.
+
+  Another may hold it, and some file systems, such as Lustre and NFS, may have
+  no locks at all.
+  """
   try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return _Lock.OURS
+  except BlockingIOError:
+    return _Lock.HELD
   except OSError:
-    return False
+    return _Lock.NONE
 
 
 def _write(workdir, name, value):
@@ -145,7 +165,7 @@ def _read(workdir, name) -> dict[str, Any] | None:
   """What the workdir is bound to, or None where it is not bound yet."""
   path = workdir / name
   try:
-    content = json.loads(path.read_text())
+    content = read_json(path)
   except FileNotFoundError:
     return None
   except OSError as error:
@@ -183,13 +203,12 @@ def _differences(old, new):
 def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
   """The content of `results.json`; None where it is not there, or damaged."""
   try:
-    results = json.loads((workdir / _RESULTS).read_text())
-    # Without these it is of no run that is over, or of an earlier version.
-    _ = [results[key] for key in ('columns', 'dataset', 'seed')]
-    _ = [row['method'] for row in results['rows']]
-    return results
-  except (OSError, ValueError, KeyError, TypeError):
+    results = read_json(workdir / _RESULTS)
+    report.check(results)
+  except (OSError, ValueError, UserError):
     return None
+  # One of an earlier version may lack them.
+  return results if 'columns' in results else None
 
 
 def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
@@ -200,7 +219,7 @@ def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
 def read_baseline(workdir: pathlib.Path, name: str) -> dict[str, Any] | None:
   """The row of a baseline that was made before, or None."""
   try:
-    return json.loads((workdir / name / _ROW).read_text())
+    return read_json(workdir / name / _ROW)
   except (OSError, ValueError):
     return None
 

@@ -1,23 +1,28 @@
 """Checkpoints of a phase's TrainState, with Orbax.
 
 Kept are the two newest, so that one damaged checkpoint costs one epoch and not
-the run, and, where a selection is given, the one that is best by it.
+the run, and, where a selection is given, the one that is best by it. They are
+written beside the training that goes on. Each has the checksum of every array,
+since Orbax and what it stores with notice a missing byte but not a changed one.
 """
 
 import pathlib
-import shutil
 import sys
+import zlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from lit_jax.errors import UserError, first_line
+from lit_jax.files import put_aside
 from lit_jax.training.state import TrainState
 from lit_jax.training.task import Selection
 
 _KEPT = 2
+_STATE, _CHECKSUMS = 'state', 'checksums'
 
 
 class Checkpoints:
@@ -48,7 +53,6 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         best_fn=None if selects is None else self._merit,
-        enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
       ),
     )
@@ -60,18 +64,29 @@ class Checkpoints:
     return value if self._selects.largest else -value
 
   def save(self, state: TrainState, numbers: dict[str, float] | None) -> None:
-    """Writes the state under its step; nothing if it is there already.
+    """Begins to write the state under its step, unless it is there already.
+
+    Waits for what is being written from before.
 
     Args:
-      state: with its axis of members.
+      state: with its axis of members; arrays on the host that nobody changes.
       numbers: of the evaluation, where there was one.
+
+    Raises:
+      OSError, ValueError: the state before this one could not be written, or
+        this one cannot.
     """
     step = int(state.step[0])
     if step in self._manager.all_steps():
       return
     self._manager.save(
       step,
-      args=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+      args=ocp.args.Composite(
+        **{
+          _STATE: ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+          _CHECKSUMS: ocp.args.JsonSave(checksums(state)),  # pyright: ignore[reportCallIssue]
+        }
+      ),
       metrics=None if self._selects is None else numbers,
       force=True,
     )
@@ -97,7 +112,7 @@ class Checkpoints:
         continue
       for newer, reason in damaged.items():
         _warn(f'checkpoint {newer} in {self._folder} cannot be read ({reason})')
-        self._put_aside(newer)
+        put_aside(self._folder / str(newer))
       if damaged:
         _warn(f'going on from checkpoint {step}')
         self._manager.reload()
@@ -110,30 +125,60 @@ class Checkpoints:
     return None
 
   def restore_best(self, template: TrainState) -> TrainState | None:
-    """The best state, or None where there is none or it is not readable."""
+    """The best state, or None where there is none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    self._manager.wait_until_finished()
     step = self._manager.best_step()
     if step is None:
       return None
     try:
       return self._read(step, template)
     except Exception as error:
-      _warn(
-        f'best checkpoint {step} in {self._folder} cannot be read '
-        f'({first_line(error)}); taking the last epoch'
-      )
-      return None
+      raise UserError(
+        f'the best checkpoint, {step} in {self._folder}, cannot be read '
+        f'({first_line(error)}); remove that folder to begin the phase again'
+      ) from None
 
   def close(self) -> None:
-    self._manager.close()
+    """Waits for what is being written.
 
-  def _put_aside(self, step):
-    damaged = self._folder / f'{step}.damaged'
-    shutil.rmtree(damaged, ignore_errors=True)
-    (self._folder / str(step)).rename(damaged)
+    Raises:
+      OSError, ValueError: it could not be.
+    """
+    self._manager.close()
 
   def _read(self, step: int, template: TrainState) -> Any:
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-    return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore[reportCallIssue]
+    found = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        **{
+          _STATE: ocp.args.StandardRestore(shapes),  # pyright: ignore[reportCallIssue]
+          _CHECKSUMS: ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
+        }
+      ),
+    )
+    state = found[_STATE]
+    if changed := _changed(checksums(state), found[_CHECKSUMS]):
+      raise ValueError(f'{changed} is not as it was saved')
+    return state
+
+
+def checksums(tree: Any) -> dict[str, int]:
+  """CRC-32 of the bytes of each array, by its path in the tree."""
+  return {
+    jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).data)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+  }
+
+
+def _changed(found, saved) -> str | None:
+  """The first array of which a checksum tells that it is another."""
+  names = sorted(found.keys() | saved.keys())
+  return next((n for n in names if found.get(n) != saved.get(n)), None)
 
 
 def _warn(text):

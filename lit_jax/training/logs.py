@@ -1,41 +1,54 @@
 """What a run writes while it trains: metrics, TensorBoard events, pictures."""
 
 import io
-import json
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
-import tensorboardX
 
-from lit_jax.files import write_bytes, write_text
+from lit_jax import records
+from lit_jax.errors import UserError, reason
+from lit_jax.files import write_bytes
 from lit_jax.training.task import Sheet
+from lit_jax.training.tensorboard import Events
 
-METRICS, PICTURES = 'metrics.jsonl', 'pictures'
+PICTURES, TENSORBOARD = 'pictures', 'tensorboard'
 
 
 def drop_after(path: pathlib.Path, method: str, phase: str, step: int) -> float:
   """Removes a phase's records after `step`, which will be written again.
 
-  A last line that an interrupted run cut off goes, too.
+  A last line that an interrupted run cut off goes, too, and what is no record
+  goes aloud.
 
   Returns:
     The training seconds that the phase's remaining records tell of.
+
+  Raises:
+    UserError: the file is there and cannot be read.
   """
-  if not path.exists():
-    return 0.0
+  try:
+    found = records.read(path)
+  except OSError as error:
+    raise UserError(
+      f'cannot read {path} ({reason(error)}); move it away, and the run goes '
+      'on without its records'
+    ) from None
+  if found.damaged:
+    print(
+      f'{path}: {found.damaged} lines are no records, and are left out',
+      file=sys.stderr,
+    )
   kept, seconds = [], 0.0
-  for line in path.read_text().splitlines():
-    try:
-      record = json.loads(line)
-    except ValueError:
-      continue
+  for record in found.records:
     if (record['method'], record['phase']) == (method, phase):
       if record['step'] > step:
         continue
       seconds = max(seconds, record.get('train_seconds', 0.0))
-    kept.append(line + '\n')
-  write_text(path, ''.join(kept))
+    kept.append(record)
+  if path.exists():
+    records.write(path, kept)
   return seconds
 
 
@@ -86,10 +99,8 @@ class PhaseLog:
     self._names = {'method': method, 'phase': phase}
     self._pictures = workdir / PICTURES / method / phase
     # Line by line on disk: a killed run leaves whole lines.
-    self._file = (workdir / METRICS).open('a', buffering=1)
-    self._events = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard' / method / phase), purge_step=step + 1
-    )
+    self._file = (workdir / records.METRICS).open('a', buffering=1)
+    self._events = Events(workdir / TENSORBOARD / method / phase, step + 1)
 
   def write(
     self, split: str, step: int, epoch: float, values: dict[str, float]
@@ -100,17 +111,15 @@ class PhaseLog:
       'step': step,
       'epoch': round(epoch, 6),
     }
-    self._file.write(json.dumps(record | values) + '\n')
-    for name, value in values.items():
-      self._events.add_scalar(f'{split}/{name}', value, step)
+    self._file.write(records.line(record | values))
+    named = {f'{split}/{name}': value for name, value in values.items()}
+    self._events.scalars(named, step)
 
   def draw(
     self, split: str, name: str, step: int, epoch: int, images: np.ndarray
   ) -> None:
     """Images as one picture, uint8 [rows, columns, h, w, 3]."""
-    self._events.add_image(
-      f'{split}/{name}', tiled(images), step, dataformats='HWC'
-    )
+    self._events.image(f'{split}/{name}', tiled(images), step)
     self._pictures.mkdir(parents=True, exist_ok=True)
     write_bytes(self._pictures / f'{name}-{epoch:04d}.png', _png(images))
 

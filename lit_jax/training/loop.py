@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from rich import progress
 
+from lit_jax import records
 from lit_jax.data.feed import Feed
 from lit_jax.errors import UserError
 from lit_jax.training import devices, logs, population, steps
@@ -120,11 +121,12 @@ def run(
     # Restored arrays are laid out as a program returns them: it compiles once.
     current = devices.replicate(checkpoints.restore(first) or first)
     step, seconds = int(current.step[0]), 0.0
+    metrics = workdir / records.METRICS
     for name in phase.members:
-      seconds += logs.drop_after(workdir / logs.METRICS, name, phase.name, step)
+      seconds += logs.drop_after(metrics, name, phase.name, step)
     if step < phase.total_steps:
-      with _logs(phase, workdir, step) as records:
-        stretch = _Stretch(phase, folder, checkpoints, records, observer)
+      with _logs(phase, workdir, step) as written:
+        stretch = _Stretch(phase, folder, checkpoints, written, observer)
         current, seconds = stretch.train(current, seconds)
     if phase.held_out.selects is not None:
       current = checkpoints.restore_best(current) or current
@@ -168,11 +170,11 @@ class _Stretch:
     phase: PhaseRun,
     folder: pathlib.Path,
     checkpoints: Checkpoints,
-    records: list[logs.PhaseLog],
+    written: list[logs.PhaseLog],
     observer: Observer,
   ):
     self._phase, self._folder = phase, folder
-    self._checkpoints, self._records = checkpoints, records
+    self._checkpoints, self._logs = checkpoints, written
     self._observer = observer
     self._waiting: list[_Waiting] = []
 
@@ -245,8 +247,11 @@ class _Stretch:
 
   def _save(self, current, step, ends_epoch):
     numbers = self._evaluate(current, step) if ends_epoch else None
-    self._check_parameters(current, step)
-    self._checkpoints.save(current, numbers)
+    # A copy, for the checkpoint is written while the program goes on with its
+    # buffers, which on a CPU are what the host sees.
+    saved = jax.tree.map(np.array, jax.device_get(current))
+    self._check_parameters(saved, step)
+    self._checkpoints.save(saved, numbers)
 
   def _stop(self, step):
     phase = self._phase
@@ -266,7 +271,7 @@ class _Stretch:
       'data_share': round(self._clock.data_share, 6),
     }
     epoch = step / self._phase.feed.steps_per_epoch
-    for member, log in enumerate(self._records):
+    for member, log in enumerate(self._logs):
       own = {name: column[:, member] for name, column in columns.items()}
       log.write('train', step, epoch, _means(own) | shared)
     self._bar(step, _means(columns))
@@ -288,9 +293,9 @@ class _Stretch:
           f'of {name}; the checkpoint before it is kept'
         )
       record = values.numbers | {'train_seconds': self._share()}
-      self._records[member].write(split, step, epoch, record)
+      self._logs[member].write(split, step, epoch, record)
       for title, sheet in values.sheets.items():
-        self._records[member].draw(split, title, step, epoch, sheet.images)
+        self._logs[member].draw(split, title, step, epoch, sheet.images)
       left_out = ''
       if current.student.loss_scale is not None:
         left_out = f'  {int(current.skipped[member])} steps skipped'
@@ -316,12 +321,12 @@ class _Stretch:
         f'{self._way_out()}'
       )
 
-  def _check_parameters(self, current, step):
+  def _check_parameters(self, saved, step):
     """A step's loss tells of the parameters before it, not after."""
     phase = self._phase
-    for name, own in zip(phase.members, _members(phase, current), strict=True):
-      params = {learner: v['params'] for learner, v in own.items()}
-      if not math.isfinite(optax.tree.norm(params)):
+    leaves = jax.tree.leaves([v['params'] for v in saved.variables.values()])
+    for member, name in enumerate(phase.members):
+      if not all(np.isfinite(leaf[member]).all() for leaf in leaves):
         raise UserError(
           f'parameters are NaN or infinite after step {step} of {name}/'
           f'{phase.name}; {self._way_out()}'

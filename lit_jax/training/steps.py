@@ -198,8 +198,9 @@ def update(
     under fp16 also 'skipped' (0 or 1) and 'loss_scale'.
   """
   own = state.learners[learner]
+  frozen = plan.frozen if learner == STUDENT else ()
   loss_scale, finite, (batch_stats, metrics), grads = _gradients(
-    plan, own.loss_scale, loss, own.params
+    plan, own.loss_scale, loss, own.params, frozen
   )
   if plan.axis_name is not None:
     metrics = lax.pmean(metrics, plan.axis_name)
@@ -223,7 +224,7 @@ def update(
   return state, metrics
 
 
-def _gradients(plan, scale, loss, params):
+def _gradients(plan, scale, loss, params, frozen):
   """The next loss scale, whether all is finite, what the loss tells, ∂loss."""
   if scale is None:
     gradient = jax.value_and_grad(loss, has_aux=True)
@@ -231,6 +232,11 @@ def _gradients(plan, scale, loss, params):
     if plan.axis_name is not None:
       grads = lax.pmean(grads, plan.axis_name)
     return None, jnp.bool_(True), told, grads
-  gradient = scale.value_and_grad(loss, has_aux=True, axis_name=plan.axis_name)
-  scale, finite, (_, told), grads = gradient(params)
-  return scale, finite, told, grads
+  # What does not learn has no part in whether a step overflows.
+  still = {part: own for part, own in params.items() if part in frozen}
+  learning = {part: own for part, own in params.items() if part not in frozen}
+  gradient = scale.value_and_grad(
+    lambda own: loss({**own, **still}), has_aux=True, axis_name=plan.axis_name
+  )
+  scale, finite, (_, told), grads = gradient(learning)
+  return scale, finite, told, {**grads, **jax.tree.map(jnp.zeros_like, still)}
