@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -150,13 +151,33 @@ def test_a_cache_that_cannot_be_written(name, no_cache, tmp_path):
   assert path.read_text() == 'mine'
 
 
-def test_the_users_own_cache_is_left(no_cache, tmp_path):
-  jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'own'))
-  settings = [getattr(jax.config, name) for name in SETTINGS]
+def test_the_users_own_cache_is_used_in_full(no_cache, tmp_path):
+  own = tmp_path / 'own'
+  jax.config.update('jax_compilation_cache_dir', str(own))
   startup.keep_programs(tmp_path)
-  assert [getattr(jax.config, name) for name in SETTINGS] == settings
-  _compile(5.0)
+  assert '0 hits, 1 misses' in _compile(5.0)
+  # By JAX's own thresholds, so quick a compilation is not kept.
+  assert '1 hits, 0 misses' in _compile(5.0)
+  assert len(_entries(own)) == 1
   assert not (tmp_path / 'cache').exists()
+
+
+def test_the_users_own_thresholds_are_left(no_cache, tmp_path, monkeypatch):
+  monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '9')
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 9.0)
+  startup.keep_programs(tmp_path)
+  assert jax.config.jax_persistent_cache_min_compile_time_secs == 9.0
+  assert jax.config.jax_persistent_cache_min_entry_size_bytes == -1
+
+
+@pytest.mark.parametrize('seconds', [0.1, 0.3])
+def test_ctrl_c_at_once_shows_no_traceback(seconds):
+  command = [sys.executable, '-m', 'experiments.cifar', '--help']
+  process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+  time.sleep(seconds)
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=60)
+  assert b'Traceback' not in err
 
 
 def test_the_line_is_said_once(no_cache):

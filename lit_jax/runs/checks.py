@@ -188,7 +188,7 @@ def data_facts(job: Job) -> dict[str, Any]:
   facts = {
     'dataset': dataset.name,
     'classes': list(dataset.class_names),
-    'content': dataset.content,
+    'content': dataset.content or _content(dataset),
     'input': dataset.preprocess.facts(),
     'splits': {
       name: {
@@ -205,6 +205,11 @@ def data_facts(job: Job) -> dict[str, Any]:
   for name, digest in starts.digests(job).items():
     facts[start_key(name)] = digest
   return facts
+
+
+def _content(dataset) -> str:
+  """A checksum of all that networks are shown, in hexadecimal."""
+  return f'{checksum([own.inputs for own in dataset.splits.values()]):08x}'
 
 
 def start_key(method: str) -> str:

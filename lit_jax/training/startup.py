@@ -85,19 +85,23 @@ def cpu_devices(batch_size: int, least: int, cores: int) -> int:
 def keep_programs(workdir: pathlib.Path) -> None:
   """Keeps what this process compiles in the workdir, for the next start.
 
-  The user's own cache, given to JAX, is left as it is. An entry is of one
+  Or in the user's own cache, where one is given to JAX; and by the user's own
+  thresholds, where the environment has them. An entry is of one
   program, jaxlib, set of XLA flags and kind of device, a CPU's instructions
   included. What cannot be read is compiled again, and what cannot be written
   is not kept.
   """
-  if jax.config.values['jax_compilation_cache_dir']:
-    return
-  # Whole, since JAX counts the folder among what an entry is known by.
-  folder = (workdir / _CACHE).absolute()
-  jax.config.update('jax_compilation_cache_dir', str(folder))
+  if not jax.config.values['jax_compilation_cache_dir']:
+    # Whole, since JAX counts the folder among what an entry is known by.
+    folder = (workdir / _CACHE).absolute()
+    jax.config.update('jax_compilation_cache_dir', str(folder))
   # Everything: even the smallest program compiles slower than it is read.
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  for name, least in (
+    ('jax_persistent_cache_min_compile_time_secs', 0.0),
+    ('jax_persistent_cache_min_entry_size_bytes', -1),
+  ):
+    if name.upper() not in os.environ:
+      jax.config.update(name, least)
   warnings.filterwarnings(
     'ignore', 'Error (reading|writing) persistent compilation cache'
   )
