@@ -116,7 +116,9 @@ def timed(found: Iterable[Timed], precision: str) -> list[JsonRow]:
     'latency_quartiles_ms', without a batch size that could not be timed.
   """
   found = list(found)
-  first = {_identity(own.spec): own for own in reversed(found)}
+  first: dict[Any, Timed] = {}
+  for own in found:
+    first.setdefault(_identity(own.spec), own)
   times = {batch: _times(first, precision, batch) for batch in _LATENCY_BATCHES}
   return [
     _with_times(

@@ -4,6 +4,7 @@ tensorboardX's usual writer hands them to a thread, which dies of a full disk
 with a traceback, and then the run waits for it for ever.
 """
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -52,12 +53,12 @@ class Events:
 
   def close(self) -> None:
     """Closes the file; nothing can be written any more."""
-    if self._writer is not None:
-      writer, self._writer = self._writer, None
+    writer, self._writer = self._writer, None
+    if writer is not None:
       try:
         writer.close()
       except OSError as error:
-        self._give_up(error)
+        self._say(error)
 
   def _write(self, event):
     if self._writer is None:
@@ -72,7 +73,13 @@ class Events:
       self._give_up(error)
 
   def _give_up(self, error):
-    self._writer = None
+    writer, self._writer = self._writer, None
+    self._say(error)
+    if writer is not None:
+      with contextlib.suppress(OSError):
+        writer.close()
+
+  def _say(self, error):
     print(
       f'TensorBoard events are left out: {self._folder}: {reason(error)}',
       file=sys.stderr,

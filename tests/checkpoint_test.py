@@ -1,0 +1,143 @@
+"""Checkpoints that are damaged, and such as are being written."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lit_jax.errors import UserError
+from lit_jax.training import devices, state
+from lit_jax.training.checkpoint import Checkpoints, checksums
+from lit_jax.training.task import Selection
+
+STEPS = 10, 20
+
+
+def _state(step):
+  """Random numbers, which no codec makes shorter."""
+  draw = np.random.default_rng(step).normal(size=(1, 40, 50))
+  own = state.Learner(
+    {'head': {'kernel': draw.astype(np.float32)}},
+    {'head': {'mean': np.full((1, 3), step, np.float32)}},
+    {'momentum': -draw.astype(np.float32)},
+    None,
+  )
+  count = np.full((1,), step, np.int32)
+  return state.TrainState(count, {'student': own}, np.zeros((1,), np.int32))
+
+
+@pytest.fixture
+def folder(tmp_path):
+  checkpoints = Checkpoints(tmp_path / 'phase')
+  for step in STEPS:
+    checkpoints.save(_state(step), None)
+  checkpoints.close()
+  return tmp_path / 'phase'
+
+
+def _restored(folder, selects=None):
+  checkpoints = Checkpoints(folder, selects)
+  try:
+    return checkpoints.restore(devices.replicate(_state(0)))
+  finally:
+    checkpoints.close()
+
+
+def _assert_is(found, step):
+  assert jax.tree.structure(found) == jax.tree.structure(_state(step))
+  for leaf, wanted in zip(
+    *map(jax.tree.leaves, (found, _state(step))), strict=True
+  ):
+    np.testing.assert_array_equal(leaf, wanted)
+
+
+def _largest(folder: pathlib.Path) -> pathlib.Path:
+  """The file that holds the arrays' bytes."""
+  files = [path for path in folder.rglob('*') if path.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def _flip(path, bit):
+  content = bytearray(path.read_bytes())
+  content[bit // 8] ^= 1 << bit % 8
+  path.write_bytes(content)
+
+
+def test_the_newest_is_restored(folder, capsys):
+  _assert_is(_restored(folder), 20)
+  assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('place', [0.3, 0.5, 0.7])
+def test_one_flipped_bit_is_noticed(folder, place, capsys):
+  path = _largest(folder / '20' / 'state')
+  size = path.stat().st_size
+  assert size > 5_000
+  _flip(path, int(8 * size * place))
+  _assert_is(_restored(folder), 10)
+  damaged, going_on = capsys.readouterr().err.splitlines()
+  assert f'checkpoint 20 in {folder} cannot be read' in damaged
+  assert going_on == 'going on from checkpoint 10'
+  assert (folder / '20.damaged').is_dir()
+
+
+def test_a_changed_number_is_named(folder, capsys):
+  """What a codec's own checks would let through."""
+  path = folder / '20' / 'checksums' / 'metadata'
+  text = path.read_text()
+  wanted = checksums(_state(20))
+  (name,) = [key for key in wanted if 'kernel' in key]
+  assert str(wanted[name]) in text
+  path.write_text(text.replace(str(wanted[name]), str(wanted[name] ^ 1)))
+  _assert_is(_restored(folder), 10)
+  assert f'{name} is not as it was saved' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('empty', [True, False])
+def test_a_step_of_nothing_hides_no_good_ones(folder, empty, capsys):
+  (folder / '30').mkdir()
+  if not empty:
+    (folder / '30' / 'state').mkdir()
+  _assert_is(_restored(folder), 20)
+  said = capsys.readouterr().err
+  assert 'checkpoint 30' in said and 'going on from checkpoint 20' in said
+
+
+def test_no_checkpoint_is_readable(folder):
+  for step in STEPS:
+    shutil.rmtree(folder / str(step) / 'state')
+  with pytest.raises(UserError, match='no checkpoint in .* can be read'):
+    _restored(folder)
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
+
+
+def test_a_damaged_best_is_not_replaced_by_another(tmp_path):
+  """A run that asked for its best epoch does not end with the last unasked."""
+  selects = Selection('accuracy', largest=True)
+  checkpoints = Checkpoints(tmp_path, selects)
+  for step, accuracy in ((10, 0.9), (20, 0.5), (30, 0.6)):
+    checkpoints.save(_state(step), {'accuracy': accuracy})
+  template = devices.replicate(_state(0))
+  _assert_is(checkpoints.restore_best(template), 10)
+  path = _largest(tmp_path / '10' / 'state')
+  _flip(path, 4 * path.stat().st_size)
+  with pytest.raises(UserError, match='the best checkpoint, 10 in') as caught:
+    checkpoints.restore_best(template)
+  assert '\n' not in str(caught.value)
+  checkpoints.close()
+
+
+def test_checksums_are_of_every_array():
+  found = checksums(_state(1))
+  assert len(found) == len(jax.tree.leaves(_state(1)))
+  changed = jax.tree.map(jnp.array, _state(1))
+  own = changed.student
+  kernel = own.params['head']['kernel'].at[0, 3, 4].add(1e-6)
+  changed = changed.replace(
+    learners={'student': own.replace(params={'head': {'kernel': kernel}})}
+  )
+  differing = [key for key in found if checksums(changed)[key] != found[key]]
+  assert len(differing) == 1 and 'kernel' in differing[0]
