@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import tarfile
+import tracemalloc
 import urllib.error
 import urllib.request
 
@@ -667,6 +668,27 @@ def test_fashion_file_is_a_directory(small_fashion):
   file.unlink()
   file.mkdir()
   refused('fashion_mnist', small_fashion, file, 'directory')
+
+
+def test_fashion_pipe_is_not_waited_for(small_fashion):
+  file = small_fashion / 'train-labels-idx1-ubyte'
+  file.unlink()
+  os.mkfifo(file)
+  refused('fashion_mnist', small_fashion, file, 'pipe')
+
+
+def test_fashion_small_file_that_holds_a_large_one(small_fashion):
+  file = small_fashion / 'train-images-idx3-ubyte.gz'
+  header = idx(0x803, fashion_arrays('train')[0])[:16]
+  size = 1 << 28
+  with gzip.open(file, 'wb', 1) as packed:
+    packed.write(header)
+    for _ in range(size >> 20):
+      packed.write(bytes(1 << 20))
+  tracemalloc.start()
+  refused('fashion_mnist', small_fashion, file, 'too long')
+  assert tracemalloc.get_traced_memory()[1] < size / 16
+  tracemalloc.stop()
 
 
 # The embedded cut.

@@ -498,7 +498,23 @@ def test_missing_files(tmp_path):
   (put(tmp_path) / 'test.csv').unlink()
   refused_own(tmp_path, 'lacks test.csv')
   (tmp_path / 'test.csv').mkdir()
-  refused_own(tmp_path, tmp_path / 'test.csv', 'cannot be read')
+  refused_own(tmp_path, tmp_path / 'test.csv', 'directory or a pipe')
+
+
+@pytest.mark.parametrize('name', ['train.csv', 'test-0.parquet'])
+def test_a_pipe_is_not_waited_for(name, tmp_path):
+  if name.endswith('parquet'):
+    put_parquet(tmp_path, name='{}-1.parquet')
+    os.mkfifo(tmp_path / name)
+  else:
+    (put(tmp_path) / name).unlink()
+    os.mkfifo(tmp_path / name)
+  refused_own(tmp_path, tmp_path / name, 'directory or a pipe')
+
+
+def test_a_text_is_no_class(tmp_path):
+  put(tmp_path, f'{HEAD}pos,a\n{"x" * 900_000},b\n')
+  refused_own(tmp_path, 'train.csv', 'a label of 900000 characters', '`label`')
 
 
 @pytest.mark.parametrize(

@@ -436,4 +436,4 @@ class _ProgressBar:
     self._bar.update(self._task, completed=step, note=rate + parts)
 
   def line(self, text):
-    self._bar.console.print(text, highlight=False, soft_wrap=True)
+    self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Checks that every source of images shares."""
 
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -12,6 +13,9 @@ from lit_jax.errors import UserError, reason
 
 def read(path: str, fix: str) -> bytes:
   """A file's bytes; UserError, which ends with `fix`, where it has none."""
+  if os.path.exists(path) and not os.path.isfile(path):
+    # A pipe would be waited for, and a device read without an end.
+    raise UserError(f'{path}: is a directory or a pipe; {fix}')
   try:
     with open(path, 'rb') as f:
       return f.read()

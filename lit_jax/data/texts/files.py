@@ -28,6 +28,7 @@ from lit_jax.errors import UserError, reason
 _compute: Any = pyarrow.compute
 
 _MAX_CLASSES = 1000
+_LONGEST_CLASS = 200  # characters; who takes the texts for labels has more
 # Bytes of a CSV file parsed at a time; a row may not be longer.
 _CSV_BLOCK = 1 << 20
 _ROWS = 8192  # of other files read at a time
@@ -128,6 +129,11 @@ class Numbers:
 
   def _add(self, labels, where):
     for label in labels:
+      if len(label) > _LONGEST_CLASS:
+        raise UserError(
+          f'{where}: holds a label of {len(label)} characters, '
+          f'{label[:40]!r} …; check `label`, or name the `classes`'
+        )
       if label:
         self._numbers.setdefault(label, len(self._numbers))
     if len(self._numbers) > _MAX_CLASSES:

@@ -48,6 +48,12 @@ class Source(NamedTuple):
   columns: Columns
 
 
+def check_regular(path: str) -> None:
+  """Raises UserError for a pipe, which waits for ever, and a folder."""
+  if not os.path.isfile(path):
+    raise UserError(f'{path}: is a directory or a pipe; put a file there')
+
+
 def is_integer(label: str) -> bool:
   """Whether a label is written as a whole number."""
   return re.fullmatch(r'\s*[+-]?\d+\s*', label, re.ASCII) is not None
@@ -66,6 +72,7 @@ def csv(folder: str, columns: Columns) -> Source | None:
   for (file,) in files.values():
     if file not in found:
       raise UserError(f'{folder}: lacks {os.path.basename(file)}; put it there')
+    check_regular(file)
   return Source(folder, 'csv', files, columns)
 
 
@@ -90,6 +97,8 @@ def _parquet(folder: str, columns: Columns) -> Source | None:
       if not paths:
         raise UserError(f'{place}: lacks {split}*.parquet; put it there')
       _check_shards(place, paths)
+      for path in paths:
+        check_regular(path)
     return Source(place, 'parquet', files, columns)
   return None
 
