@@ -124,5 +124,8 @@ class PhaseLog:
     write_bytes(self._pictures / f'{name}-{epoch:04d}.png', _png(images))
 
   def close(self) -> None:
-    self._file.close()
-    self._events.close()
+    try:
+      # What a full disk did not take is tried again here.
+      self._file.close()
+    finally:
+      self._events.close()
