@@ -8,6 +8,7 @@ import functools
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from experiments import recipes
 from lit_jax import report
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, first_line
 from lit_jax.runs import jobs, runner
 from lit_jax.training import startup
 from lit_jax.training.interrupt import Interrupted, Observer, stop_on_signals
@@ -31,17 +32,6 @@ WORKDIR = flags.DEFINE_string(
 _BAD_INPUT = 2
 # What a file system says of a write to an open file.
 _DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
-# What parsing flags and loading a configuration file can raise.
-_FLAG_ERRORS = (
-  flags.Error,
-  AttributeError,
-  ImportError,
-  KeyError,
-  OSError,
-  SyntaxError,
-  TypeError,
-  ValueError,
-)
 
 
 def main(build: Callable[[ConfigDict], jobs.Job]) -> None:
@@ -55,12 +45,41 @@ def main(build: Callable[[ConfigDict], jobs.Job]) -> None:
 
 def parse(argv: Sequence[str]) -> list[str]:
   """Parses flags, for `app.run`; a wrong one is told of in a line."""
+  # Unless the flags say so: ml_collections warns of what is an error here, and
+  # Orbax tells of every file that it writes, and of errors with tracebacks that
+  # it raises as well.
+  logging.set_verbosity(logging.FATAL)
   try:
     return flags.FLAGS(argv)
-  except (KeyError, AttributeError) as error:
-    sys.exit(_fail(_unknown_key(str(error.args[0] if error.args else error))))
-  except _FLAG_ERRORS as error:
-    sys.exit(_fail(f'{" ".join(str(error).split())}; see --help'))
+  except Exception as error:  # A configuration file can raise anything.
+    sys.exit(_fail(_wrong_flag(error)))
+
+
+def _wrong_flag(error) -> str:
+  """One line of what parsing flags, or a configuration file, has raised."""
+  text = ' '.join(str(error.args[0] if error.args else error).split())
+  if found := _raised_in_file(error):
+    place, own = found
+    return f'{place}: {type(own).__name__}: {first_line(own)}; mend the file'
+  if isinstance(error, AttributeError) and "'get_config'" in text:
+    return (
+      'the configuration file has no function get_config; write one, as in '
+      'experiments/configs/resnet.py'
+    )
+  if isinstance(error, KeyError | AttributeError):
+    return _unknown_key(text)
+  return f'{text}; see --help'
+
+
+def _raised_in_file(error):
+  """Where in a configuration file what was raised first, or None."""
+  found = None
+  while error is not None:
+    for frame, line in traceback.walk_tb(error.__traceback__):
+      if frame.f_globals.get('__name__') == f'{_CONFIG.name}_config':
+        found = f'{frame.f_code.co_filename}:{line}', error
+    error = error.__context__
+  return found
 
 
 def _unknown_key(text: str) -> str:
@@ -84,10 +103,6 @@ def command(
 
 
 def _exit_code(body, argv) -> int:
-  if not flags.FLAGS['verbosity'].present:
-    # Orbax tells of every file that it writes, and of errors with tracebacks
-    # that it raises as well.
-    logging.set_verbosity(logging.FATAL)
   try:
     observer = startup.FirstSteps()
     with stop_on_signals(observer):
@@ -106,6 +121,11 @@ def _exit_code(body, argv) -> int:
       return _fail(
         'out of device memory; lower --config.steps_per_call and run the same '
         'command again, or --config.batch_size in a new workdir'
+      )
+    if isinstance(error, MemoryError):
+      return _fail(
+        f'out of memory ({first_line(error)}); lower --config.repeats, '
+        '--config.batch_size or the size of the networks, in a new workdir'
       )
     reason = disk_error(error)
     if reason is None:
@@ -156,8 +176,10 @@ def configured(
   if not WORKDIR.value:
     raise UserError('no workdir; give --workdir=DIR, a folder for the results')
   try:
-    # A file that is missing is found at the first look into it.
     config = _CONFIG.value
+    # A file that is missing is found at the first look into it.
+    hasattr(config, 'lock')
+    recipes.check(config)
     names = recipes.row_names(config)
   except OSError as error:
     raise UserError(' '.join(str(error).split())) from None

@@ -4,19 +4,17 @@ import dataclasses
 import functools
 import itertools
 import json
-import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import baselines, published
-from experiments.configs import resnet
+from experiments import baselines, published, schema
 from lit_jax import models, objectives, tasks
 from lit_jax.data import sources
 from lit_jax.data.dataset import hold_out, repeat, shorten, without_test
-from lit_jax.errors import UserError, choose, names
-from lit_jax.runs import jobs, phases
-from lit_jax.training import optim
+from lit_jax.errors import UserError, choose, names, shown
+from lit_jax.runs import checks, jobs, phases
+from lit_jax.training import devices, optim
 
 # Another place of the data, another method or baseline beside change no result,
 # and other devices or another length of a call none beyond its rounding: who
@@ -29,28 +27,23 @@ _NOT_IN_CONFIG = (
 
 
 # What `score_on` can be.
-SCORED = TEST, VALIDATION = 'test', 'validation'
+TEST, VALIDATION = 'test', 'validation'
 
 # A ConfigDict, whose attributes are its keys; types know nothing of them.
 Config = Any
 
 
 def compression(config: Config) -> jobs.Job:
-  """A whole run from its configuration.
+  """A whole run from its configuration, which `check` has found right.
 
   Raises:
     UserError: an unknown method or phase, data that cannot be read, or none
       held out to score on.
   """
-  choose('score_on', config.score_on, SCORED)
-  if config.score_on == VALIDATION and config.select == 'best':
-    raise UserError(
-      'score_on=validation would score on the examples that select=best chose '
-      'by; take select=last'
-    )
   students = _students(config)
-  teacher_phase = phase(config, 'train_teacher')
+  teacher_method = _method_of(config, phases.TEACHER)
   outside = _baselines(config)
+  devices.check_batch(config.batch_size)
   dataset = _dataset(config)
   if config.validation:
     dataset = hold_out(dataset, config.validation)
@@ -66,16 +59,9 @@ def compression(config: Config) -> jobs.Job:
     task=task,
     teacher=teacher | fitting,
     teacher_checkpoint=config.teacher.get('checkpoint', ''),
-    teacher_method=phases.Method(phases.TEACHER, (teacher_phase,)),
+    teacher_method=teacher_method,
     students=tuple(_fitted(student, fitting) for student in students),
-    training=phases.Training(
-      batch_size=config.batch_size,
-      seed=config.seed,
-      precision=config.precision,
-      steps_per_call=config.steps_per_call,
-      select=config.select,
-      data_seed=_data_seed(config, config.seed),
-    ),
+    training=_training(config),
     config=as_json(config),
     baselines=outside,
     # The paper's numbers are of the test split.
@@ -86,15 +72,88 @@ def compression(config: Config) -> jobs.Job:
   )
 
 
+def check(config: Config) -> None:
+  """Finds what is wrong with a configuration, whatever the data are.
+
+  No data are read, and nothing is computed: devices are chosen after it.
+
+  Args:
+    config: what `get_config` returned, with what flags changed in it.
+
+  Raises:
+    UserError: one line of what, where, and what to do.
+  """
+  schema.check(config)
+  if config.score_on == VALIDATION and config.select == 'best':
+    raise UserError(
+      'score_on=validation would score on the examples that select=best chose '
+      'by; take select=last'
+    )
+  phases.check_settings(_training(config))
+  students = _students(config)
+  methods = [student.method for student in students]
+  checks.check_names(methods, _baseline_names(config), config.select)
+  for student in students:
+    _check_method(config, student.network, student.method)
+  teacher = _method_of(config, phases.TEACHER)
+  if config.teacher.get('checkpoint') or not _needs_teacher(methods):
+    # It is not trained.
+    teacher = dataclasses.replace(teacher, phases=())
+  _check_method(config, spec(config.teacher), teacher)
+  if phases.JUDGE in config and 'train_judge' in config:
+    judge = _method_of(config, phases.JUDGE)
+    _check_method(config, spec(config.judge), judge)
+
+
+def _needs_teacher(methods):
+  return not methods or any(method.needs_teacher for method in methods)
+
+
+def _check_method(config, network, method):
+  """Checks as much of a method, and its network, as needs no data."""
+  phases.check_phases(method)
+  family = network['family']
+  if family not in models.FAMILIES:
+    return
+  # Of what the data decide, this alone can make an option a wrong one.
+  length = config.get('data', {}).get('length', 0)
+  of_texts = family == 'vdcnn' and length > 0
+  known = {'input_shape': (length,)} if of_texts else {}
+  net = models.build(network | known)
+  learners = getattr(tasks.find(config.task), 'learners', None)
+  if isinstance(learners, tuple):
+    phases.check_method(method, net, learners)
+
+
+def _training(config):
+  return phases.Training(
+    batch_size=config.batch_size,
+    seed=config.seed,
+    precision=config.precision,
+    steps_per_call=config.steps_per_call,
+    select=config.select,
+    data_seed=_data_seed(config, config.seed),
+  )
+
+
+def _method_of(config, role):
+  """That of the teacher, or of the judge."""
+  return phases.Method(role, (phase(config, f'train_{role}'),))
+
+
 def _judge(config, task, dataset):
   """The network that judges the others, where the task needs one."""
   found = task.judge(dataset)
   if found is None:
     return None
   own, data = found
+  if phases.JUDGE not in config:
+    raise UserError(
+      f"the configuration lacks the key 'judge', the network that judges for "
+      f'the task {config.task!r}; experiments/configs/stargan.py has one'
+    )
   network = spec(config.judge) | own.network_options(data)
-  method = phases.Method(phases.JUDGE, (phase(config, 'train_judge'),))
-  return jobs.Judge(own, data, network, method)
+  return jobs.Judge(own, data, network, _method_of(config, phases.JUDGE))
 
 
 def _fitted(student, options):
@@ -163,17 +222,8 @@ def row_names(config: Config) -> tuple[str, ...]:
   """The rows beside the teacher's that are asked for, in the results' order.
 
   Raises:
-    UserError: a key that the configuration lacks, or a name that is unknown.
+    UserError: a name that is unknown.
   """
-  # What one kind of data alone has is asked for where that is read, and a
-  # phase where a method names it.
-  usual = resnet.get_config()
-  wanted = {key for key in usual if not _is_phase(usual[key])} - {'crop'}
-  if missing := sorted(wanted - set(config)):
-    raise UserError(
-      f'the configuration lacks the key {missing[0]!r}; derive it from '
-      'experiments/configs/resnet.py or vdcnn.py'
-    )
   students = [n for s in _students(config) for n in s.method.names]
   return (*students, *_baseline_names(config))
 
@@ -200,7 +250,10 @@ def _students(config):
   for options in between:
     options.pop('units', None)
   start = config.student.get('checkpoint', '')
-  full = names(config.full_depth, 'full_depth')
+  full = [
+    choose('method in full_depth', name, config.methods)
+    for name in names(config.full_depth, 'full_depth')
+  ]
   if not between:
     return tuple(
       _full(config, method)
@@ -210,8 +263,8 @@ def _students(config):
     )
   if start:
     raise UserError(
-      f'student.checkpoint {start} begins one student, and sequence '
-      f'{config.sequence} names several; leave one of them empty'
+      f'student.checkpoint {shown(start)} begins one student, and sequence '
+      f'{shown(config.sequence)} names several; leave one of them empty'
     )
   _check_sequence(config, [options['depth'] for options in between])
   chains = [_chain(method, (*between, last)) for method in methods]
@@ -227,19 +280,21 @@ def _check_sequence(config, between):
   """None can be deeper than the one before it."""
   if 'depth' not in config.student:
     raise UserError(
-      f'sequence {config.sequence}: students between are told by depth, and '
-      'config.student has none'
+      f'sequence {shown(config.sequence)}: students between are told by depth, '
+      'and config.student has none'
     )
+  # A family of the user's own may have depths of another kind.
   ends = [
-    [] if sheet.get('units') or 'depth' not in sheet else [sheet.depth]
+    [sheet.depth]
+    if isinstance(sheet.get('depth'), int) and not sheet.get('units')
+    else []
     for sheet in (config.teacher, config.student)
   ]
-  depths = [*ends[0], *between, *ends[1]]
+  depths = (*ends[0], *between, *ends[1])
   if any(a < b for a, b in itertools.pairwise(depths)):
     raise UserError(
-      f'sequence {config.sequence}: from the teacher to the student the depths '
-      f'are {", ".join(map(str, depths))}; none can be deeper than the one '
-      'before it'
+      f'sequence {shown(config.sequence)}: from the teacher to the student the '
+      f'depths are {shown(depths)}; none can be deeper than the one before it'
     )
 
 
@@ -334,13 +389,16 @@ def numbers(what: str, text: str) -> tuple[Any, ...]:
   """
   kind = int if what.endswith(('seed', 'sequence')) else float
   try:
-    values = tuple(kind(word) for word in names(str(text), what))
+    values = tuple(kind(word) for word in names(text, what))
+    # More than a machine computes with.
+    if any(kind is int and abs(value) >= 2**63 for value in values):
+      raise ValueError
   except ValueError:
     raise UserError(
-      f'{what} is {text!r}; write numbers, such as 0,1,2'
+      f'{what} is {shown(text)}; write numbers, such as 0,1,2'
     ) from None
   if len(set(values)) < len(values):
-    raise UserError(f'{what} {text!r} repeats a value')
+    raise UserError(f'{what} {shown(text)} repeats a value')
   return values
 
 
@@ -356,16 +414,14 @@ def method(config: Config, name: str) -> phases.Method:
 
 
 def phase(config: Config, name: str) -> phases.Phase:
-  """The phase of that name.
+  """The phase of that name; the numbers in it may be out of range.
 
   Raises:
     UserError: no such phase, or a setting that makes none.
   """
-  sheet = _sheet(config, name)
-  scale = config.epochs_scale
-  if not (scale > 0 and math.isfinite(scale)):
-    raise UserError(f'epochs_scale is {scale}; it must be greater than 0')
-  epochs = max(1, round(sheet.epochs * scale)) if sheet.epochs > 0 else 0
+  sheet, epochs = _sheet(config, name), 0
+  if sheet.epochs > 0:
+    epochs = max(1, round(sheet.epochs * config.epochs_scale))
   # Milestones keep their place in a phase whose length was rounded.
   ratio = epochs / max(1, sheet.epochs)
   return phases.Phase(
@@ -395,7 +451,7 @@ def phase(config: Config, name: str) -> phases.Phase:
 
 
 def _optimizer(config: Config, name: str) -> optim.Optimizer:
-  if choose('optimizer', name, optim.OPTIMIZERS) == 'adam':
+  if name == 'adam':
     return optim.Adam(*config.adam_betas)
   return optim.Sgd(config.momentum, config.weight_decay)
 
@@ -403,7 +459,9 @@ def _optimizer(config: Config, name: str) -> optim.Optimizer:
 def _sheet(config: Config, name: str) -> Config:
   sheet = config.get(name)
   if not _is_phase(sheet):
-    raise UserError(f'methods name a phase {name!r} that the config has not')
+    raise UserError(
+      f'methods name a phase {shown(name)} that the config has not'
+    )
   return sheet
 
 
@@ -422,7 +480,7 @@ def spec(sheet: Config) -> dict[str, Any]:
   if options.get('inner') == ():
     options.pop('inner')
   if 'units' in options:
-    options.pop('depth' if options['units'] else 'units')
+    options.pop('depth' if options['units'] else 'units', None)
   return options
 
 
@@ -433,5 +491,5 @@ def _blocks(name: str, text: str) -> tuple[int, ...] | None:
     return tuple(int(i) for i in text.split(',') if i.strip())
   except ValueError:
     raise UserError(
-      f"{name}.blocks is {text!r}; write 'all', or indices such as '0,2'"
+      f"{name}.blocks is {shown(text)}; write 'all', or indices such as '0,2'"
     ) from None

@@ -2,8 +2,13 @@
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+# What programs compute in; Python's own numbers go far beyond it.
+_FLOAT32_MAX = 3.4028234663852886e38
+_SHOWN = 80  # characters of a value in a message
 
 
 class UserError(Exception):
@@ -17,6 +22,52 @@ def reason(error: BaseException) -> str:
   """An error's own words, cut to one line."""
   words = getattr(error, 'strerror', None) or str(error)
   return next(iter(str(words).strip().splitlines()), type(error).__name__)
+
+
+def shown(value: Any) -> str:
+  """A value in a message: as Python writes it, in one line and not too long."""
+  try:
+    text = ' '.join(repr(value).split())
+  except ValueError:  # Python writes no integer of thousands of digits.
+    text = f'a very large {type(value).__name__}'
+  return text if len(text) <= _SHOWN else f'{text[: _SHOWN - 1]}…'
+
+
+def number(
+  what: str, value: Any, wanted: str, fits: Callable[[Any], bool]
+) -> None:
+  """Raises UserError unless the value is a number that fits.
+
+  Args:
+    what: has that value, for the message.
+    value: anything. True and False are no numbers, nor is what is infinite,
+      also as float32, or NaN.
+    wanted: the range in words.
+    fits: whether a finite number lies in it.
+  """
+  kinds: Any = numbers.Real
+  is_number = isinstance(value, kinds) and not isinstance(value, bool)
+  # An array of no axes is one, too.
+  is_number = is_number or getattr(value, 'shape', None) == ()
+  if not (is_number and abs(value) <= _FLOAT32_MAX and fits(value)):
+    raise UserError(f'{what} is {shown(value)}; {wanted}')
+
+
+def integer(what: str, value: Any, wanted: str, least: int, below: int) -> None:
+  """Raises UserError unless the value is an integer, `least` <= it < `below`.
+
+  Args:
+    what: has that value, for the message.
+    value: anything; True and False are no integers.
+    wanted: the range in words.
+    least: the smallest.
+    below: the smallest that is too large.
+  """
+  kinds: Any = numbers.Integral
+  number(
+    what, value, wanted,
+    lambda own: isinstance(own, kinds) and least <= own < below,
+  )  # fmt: skip
 
 
 def choose(what: str, value: str, choices: Iterable[str]) -> str:
@@ -34,14 +85,17 @@ def choose(what: str, value: str, choices: Iterable[str]) -> str:
   if value in known:
     return value
   raise UserError(
-    f'unknown {what} {value!r}{_near(value, known)}; choose one of '
+    f'unknown {what} {shown(value)}{near(value, known)}; choose one of '
     f'{", ".join(known)}'
   )
 
 
-def _near(value: Any, known: Iterable[str]) -> str:
-  near = difflib.get_close_matches(str(value), known, 1)
-  return f'; perhaps {near[0]!r}' if near else ''
+def near(value: Any, known: Iterable[str]) -> str:
+  """A hint at the name that was meant, such as "; perhaps 'lit'", or ''."""
+  if not isinstance(value, str):
+    return ''
+  found = difflib.get_close_matches(value[:_SHOWN], known, 1)
+  return f'; perhaps {found[0]!r}' if found else ''
 
 
 def names(text: str, what: str) -> tuple[str, ...]:
@@ -57,7 +111,7 @@ def names(text: str, what: str) -> tuple[str, ...]:
   found = tuple(name.strip() for name in text.split(',')) if text else ()
   if not all(found) or len(set(found)) < len(found):
     raise UserError(
-      f'{what} {text!r} has an empty or a repeated name; write it as a,b,c'
+      f'{what} {shown(text)} has an empty or a repeated name; write it as a,b,c'
     )
   return found
 
@@ -108,7 +162,7 @@ def imported(what: str, name: str, known: Mapping[str, Any]) -> Any:
     if name in known:
       return known[name]
     raise UserError(
-      f'unknown {what} {name!r}{_near(name, known)}; choose one of '
+      f'unknown {what} {shown(name)}{near(name, known)}; choose one of '
       f'{", ".join(known)}, or the import path of your own, as '
       "'my_package.nets:plain'"
     )
@@ -116,9 +170,11 @@ def imported(what: str, name: str, known: Mapping[str, Any]) -> Any:
     found = getattr(importlib.import_module(module), attribute)
   except Exception as error:  # The user's module may raise anything.
     raise UserError(
-      f'{what} {name!r} cannot be imported ({reason(error)}); name a module on '
-      "the Python path and what is in it, as 'my_package.nets:plain'"
+      f'{what} {shown(name)} cannot be imported ({first_line(error)}); name a '
+      "module on the Python path and what is in it, as 'my_package.nets:plain'"
     ) from error
   if not callable(found):
-    raise UserError(f'{what} {name!r} is a {type(found).__name__}, no function')
+    raise UserError(
+      f'{what} {shown(name)} is a {type(found).__name__}, no function'
+    )
   return found

@@ -12,7 +12,6 @@ other toolkits do not.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from lit_jax import losses, passes
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError, choose
+from lit_jax.errors import UserError, choose, number, shown
 
 TERMS = ('hard', 'soft', 'ir')
 RUNNING_STATISTICS = ('student', 'both')
@@ -133,8 +132,8 @@ class Objective:
     for i in self.blocks:
       if not 0 <= i < count:
         raise UserError(
-          f'objective compares block {i}, and the networks have blocks 0 to '
-          f'{count - 1}'
+          f'objective compares block {shown(i)}, and the networks have blocks '
+          f'0 to {count - 1}'
         )
     return self.blocks
 
@@ -165,27 +164,35 @@ def scratch(output_loss: str = 'kd') -> Objective:
 def check(objective: Objective) -> Objective:
   """Returns the objective, or raises UserError naming what is out of range."""
   for name in ('alpha', 'beta'):
-    value = getattr(objective, name)
-    if not 0 <= value <= 1:
-      raise UserError(f'{name} is {value}; it must lie in [0, 1]')
-  if not 0 < objective.temperature < math.inf:
-    raise UserError(
-      f'temperature is {objective.temperature}; it must be greater than 0'
-    )
+    number(
+      name, getattr(objective, name), 'it must lie in [0, 1]',
+      lambda value: 0 <= value <= 1,
+    )  # fmt: skip
+  number(
+    'temperature', objective.temperature,
+    'it must be greater than 0, and its square finite, also as float32',
+    _is_temperature,
+  )  # fmt: skip
   if objective.blocks and len(set(objective.blocks)) < len(objective.blocks):
     raise UserError(
-      f'blocks are {objective.blocks}; each can be compared only once'
+      f'blocks are {shown(objective.blocks)}; each can be compared only once'
     )
   choose('ir_loss', objective.ir_loss, losses.IR_LOSSES)
   choose('running_statistics', objective.running_statistics, RUNNING_STATISTICS)
   choose('output_loss', objective.output_loss, OUTPUT_LOSSES)
-  if not objective.terms:
+  if not _weighed(objective, unknown=True):
     raise UserError(
       f'alpha {objective.alpha} and beta {objective.beta} give weight to '
       f'nothing, since the blocks that are compared are {objective.blocks}; '
       'raise beta, or compare blocks'
     )
   return objective
+
+
+def _is_temperature(value):
+  """Whether float32 has it, and τ² (Eq. 2)."""
+  largest = float(np.finfo(np.float32).max)
+  return bool(np.float32(value) > 0) and float(value) ** 2 <= largest
 
 
 def lit_loss(

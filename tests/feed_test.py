@@ -103,6 +103,7 @@ def test_a_feed_can_jump(make_feed):
     (5, [5, 5]),
     # More than an epoch has: a call never goes over its end.
     (8, [5, 5]),
+    (10**6, [5, 5]),
   ],
 )
 def test_counts_at_the_end_of_an_epoch(make_feed, steps_per_call, counts):

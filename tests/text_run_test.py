@@ -362,7 +362,7 @@ def test_texts_for_a_configuration_of_images(main, tmp_path):
 def test_a_text_configuration_lacks_a_key(main, tmp_path):
   for line, word in (
     ('del config.sequence', "lacks the key 'sequence'"),
-    ('config.data.lenght = 3', 'takes no option lenght; it takes noise, path'),
+    ('config.data.lenght = 3', "unknown key 'data.lenght'; perhaps 'length'"),
   ):
     path = tmp_path / 'mine.py'
     path.write_text(

@@ -293,7 +293,7 @@ def test_a_discriminator_of_another_width(celeba, taught, tmp_path):
     ({'data.attributes': 'Man'}, 'Man'),
     ({'data.image_size': 30}, 'image_size 30'),
     ({'shift': 99}, 'shift is 99; it must lie in 0 to 32'),
-    ({'repeats': 0}, 'repeats is 0; at least 1'),
+    ({'repeats': 0}, 'repeats is 0; it must be at least 1'),
     ({'full_depth': 'x,'}, 'full_depth'),
     ({'method': 'judge'}, "'judge'"),
     ({'judge.depth': 9}, 'ResNet depth 9 is not of the form 6n+2'),

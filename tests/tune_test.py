@@ -558,7 +558,7 @@ def test_a_run_that_is_scored_on_the_validation_split(
   ('flags', 'words'),
   [
     (['--config.score_on=validation'], 'noise has no validation split'),
-    (['--config.score_on=train'], "unknown score_on 'train'"),
+    (['--config.score_on=train'], "score_on is 'train'; it must be 'test' or"),
   ],
 )
 def test_a_split_that_cannot_be_scored(flags, words, main, data, tmp_path):

@@ -200,13 +200,8 @@ def repeat(dataset: Dataset, times: int) -> Dataset:
 
   Args:
     dataset: any.
-    times: 1 changes nothing.
-
-  Raises:
-    UserError: times is below 1.
+    times: 1 or more; 1 changes nothing.
   """
-  if times < 1:
-    raise UserError(f'repeats is {times}; at least 1')
   if times == 1:
     return dataset
   train = dataset.splits['train']

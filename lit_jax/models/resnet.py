@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError, choose
+from lit_jax.errors import UserError, choose, shown
 from lit_jax.layers import BatchNorm, Conv
 from lit_jax.models.block import Block
 
@@ -102,7 +102,7 @@ def _units(family, depth, units):
   if units:
     if len(units) != 3 or min(units) < 1:
       raise UserError(
-        f'{family} units {tuple(units)}; give three, each positive'
+        f'{family} units {shown(tuple(units))}; give three, each positive'
       )
     return tuple(units)
   if depth < 8 or (depth - 2) % 6:
@@ -178,7 +178,7 @@ def resnet(
   _check(input_shape, shortcut)
   if inner and (len(inner) != 3 or min(inner) < 1):
     raise UserError(
-      f'ResNet inner {tuple(inner)}; give three widths, each positive'
+      f'ResNet inner {shown(tuple(inner))}; give three widths, each positive'
     )
   widths = (16, 32, 64)
   return _assemble(

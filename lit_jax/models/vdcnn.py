@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from lit_jax.blocks import BlockNet
 from lit_jax.data.texts.characters import VOCABULARY
-from lit_jax.errors import UserError, choose
+from lit_jax.errors import UserError, choose, shown
 from lit_jax.layers import BatchNorm
 from lit_jax.layers.text import TextConv, embed, k_max, max_pool
 from lit_jax.models.block import Block
@@ -178,7 +178,9 @@ def _units(depth, units):
   """Units of each of the four blocks."""
   if units:
     if len(units) != 4 or min(units) < 1:
-      raise UserError(f'VDCNN units {tuple(units)}; give four, each positive')
+      raise UserError(
+        f'VDCNN units {shown(tuple(units))}; give four, each positive'
+      )
     return tuple(units)
   if depth not in UNITS:
     raise UserError(
@@ -190,7 +192,9 @@ def _units(depth, units):
 
 def _check(widths, downsample, k, hidden, embedding, input_shape):
   if len(widths) != 4 or min(widths) < 1:
-    raise UserError(f'VDCNN widths {tuple(widths)}; give four, each positive')
+    raise UserError(
+      f'VDCNN widths {shown(tuple(widths))}; give four, each positive'
+    )
   choose('downsample', downsample, DOWNSAMPLES)
   if min(k, hidden, embedding) < 1:
     raise UserError(

@@ -5,11 +5,12 @@ and how. A task brings its own columns; nothing here knows what they measure.
 """
 
 from lit_jax.report.columns import UNSCORED, Column, check
-from lit_jax.report.page import write_html
+from lit_jax.report.page import PAGE, write_html
 from lit_jax.report.rows import Row
 from lit_jax.report.table import markdown, table
 
 __all__ = [
+  'PAGE',
   'UNSCORED',
   'Column',
   'Row',

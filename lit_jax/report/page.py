@@ -18,6 +18,7 @@ from lit_jax.report.rows import NUMBER, Results, Row
 if TYPE_CHECKING:
   from lit_jax.report import plots
 
+PAGE = 'report.html'
 _LOSS = 'loss'
 
 
@@ -38,7 +39,7 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
       cannot be written.
   """
   workdir = pathlib.Path(workdir)
-  source, path = workdir / 'results.json', workdir / 'report.html'
+  source, path = workdir / 'results.json', workdir / PAGE
   results = _read_results(source)
   records = _read_metrics(workdir / METRICS)
   # Here, as the plots below, for Pillow takes a while to load.

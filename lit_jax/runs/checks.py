@@ -1,6 +1,7 @@
 """What can be found wrong with a job before anything is trained."""
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,11 +10,11 @@ import numpy as np
 from lit_jax import blocks
 from lit_jax.blocks import BlockNet, check_pair
 from lit_jax.data.preprocess import Preprocess
-from lit_jax.errors import UserError, reason
+from lit_jax.errors import UserError, reason, shown
 from lit_jax.layers import unshared_statistics
-from lit_jax.runs import phases, starts, teachers
+from lit_jax.runs import phases, starts, teachers, workdir
 from lit_jax.runs.jobs import Job
-from lit_jax.runs.phases import JUDGE, TEACHER
+from lit_jax.runs.phases import TEACHER
 from lit_jax.runs.train import Teacher
 
 
@@ -22,13 +23,18 @@ def check(job: Job) -> Teacher | None:
   teacher = job.build(job.teacher)
   _check_network(job, teacher)
   phases.check_training(job.training, job.dataset)
-  _check_names(job)
+  steps = job.dataset.splits['train'].examples // job.training.batch_size
+  check_names(
+    [student.method for student in job.students],
+    [baseline.name for baseline in job.baselines],
+    job.training.select,
+  )
   if job.judge is not None:
-    _check_judge(job, job.judge)
+    _check_judge(job, job.judge, steps)
   known = {TEACHER: teacher}
   for student in job.students:
     net, method = job.build(student.network), student.method
-    phases.check_method(method, net, job.task.learners)
+    phases.check_method(method, net, job.task.learners, steps)
     _check_output_loss(job, method)
     _check_statistics(net)
     if student.teacher not in known:
@@ -51,15 +57,15 @@ def check(job: Job) -> Teacher | None:
     _check_others(job, teacher)
     return teacher
   _check_statistics(teacher)
-  phases.check_method(job.teacher_method, teacher, job.task.learners)
+  phases.check_method(job.teacher_method, teacher, job.task.learners, steps)
   _check_output_loss(job, job.teacher_method)
   _check_labels_alone('the teacher', job.teacher_method)
   return None
 
 
-def _check_judge(job, judge):
+def _check_judge(job, judge, steps):
   net = job.build(judge.network)
-  phases.check_method(judge.method, net)
+  phases.check_method(judge.method, net, steps_per_epoch=steps)
   judge.task.check(judge.dataset, net)
   _check_labels_alone('the judge', judge.method)
 
@@ -98,12 +104,24 @@ def _check_output_loss(job, method):
       )
 
 
-def _check_names(job):
-  methods = [student.method for student in job.students]
-  names = job.names
+def check_names(
+  methods: Sequence[phases.Method], baselines: Sequence[str], select: str
+) -> None:
+  """Finds rows that cannot stand in one workdir.
+
+  Args:
+    methods: of the students.
+    baselines: their names.
+    select: as `Training.select`.
+
+  Raises:
+    UserError: a name that is given twice or taken, or a population whose best
+      epochs are wanted.
+  """
+  names = [*(name for method in methods for name in method.names), *baselines]
   if len(set(names)) < len(names):
-    raise UserError(f'method {",".join(names)} names one method twice')
-  if job.training.select == 'best' and any(m.population for m in methods):
+    raise UserError(f'method {shown(",".join(names))} names one method twice')
+  if select == 'best' and any(m.population for m in methods):
     raise UserError(
       "select=best keeps one network's best epoch, and a population has many; "
       'take select=last, or train its members one by one'
@@ -114,9 +132,12 @@ def _check_names(job):
       f'{clash.pop()!r} is the folder of a population and a student of its '
       'own; choose another name for one'
     )
-  for taken in (TEACHER, JUDGE, 'pictures', 'tensorboard'):
+  for taken in workdir.TAKEN:
     if taken in (*names, *folders):
-      raise UserError(f'{taken!r} is no name for a method; choose another')
+      raise UserError(
+        f'{taken!r} is no name for a method: in a workdir it is something '
+        'else; choose another'
+      )
 
 
 def _check_network(job: Job, net: BlockNet) -> None:

@@ -4,10 +4,14 @@ workdir/
   config.json data.json     what the run was made with
   METHOD/PHASE/             Orbax checkpoints
   teacher/teacher/          the trained teacher alone (networks/saved.py)
+  judge/judge/              what judges the others, where the task needs it
   METHOD/student/           a trained student alone
   BASELINE/row.json
-  metrics.jsonl tensorboard/
+  metrics.jsonl tensorboard/ pictures/
   results.json report.html
+  cache/                    compiled programs
+
+No method can be named as one of these (TAKEN).
 """
 
 import contextlib
@@ -21,9 +25,11 @@ from typing import Any
 
 from flax import traverse_util
 
-from lit_jax import report
+from lit_jax import records, report
 from lit_jax.errors import UserError
 from lit_jax.files import read_json, write_json
+from lit_jax.runs.phases import JUDGE, TEACHER
+from lit_jax.training import logs, startup
 
 
 class Busy(UserError):
@@ -34,6 +40,12 @@ _CONFIG, _DATA, _RESULTS, _ROW = (
   'config.json', 'data.json', 'results.json', 'row.json'
 )  # fmt: skip
 _LOCK = '.lock'
+# What a run calls its own, so that nothing else in its workdir can have the
+# name.
+TAKEN = (
+  TEACHER, JUDGE, _CONFIG, _DATA, _RESULTS, _LOCK, records.METRICS,
+  logs.PICTURES, logs.TENSORBOARD, startup.CACHE, report.PAGE,
+)  # fmt: skip
 
 
 def network(workdir: pathlib.Path, method: str, role: str) -> pathlib.Path:

@@ -22,6 +22,27 @@ TASKS = {
 }
 
 
+def find(name: str) -> Any:
+  """The class of that name: a key of TASKS, or an import path of one's own.
+
+  Raises:
+    UserError: no such task.
+  """
+  task = imported('task', name, TASKS)
+  if not callable(getattr(task, 'of', None)):
+    raise UserError(f'task {name!r} has no `of` that makes one for the data')
+  return task
+
+
+def options(name: str) -> tuple[str, ...]:
+  """The names of what the task's `of` takes beside the data.
+
+  Raises:
+    UserError: no such task.
+  """
+  return tuple(inspect.signature(find(name).of).parameters)[1:]
+
+
 def build(
   name: str, dataset: Dataset, settings: Mapping[str, Any] | None = None
 ) -> Task:
@@ -36,9 +57,6 @@ def build(
   Raises:
     UserError: no such task.
   """
-  task = imported('task', name, TASKS)
-  if not hasattr(task, 'of'):
-    raise UserError(f'task {name!r} has no `of` that makes one for the data')
-  known = list(inspect.signature(task.of).parameters)[1:]
+  known = options(name)
   own = {k: v for k, v in (settings or {}).items() if k in known}
-  return task.of(dataset, **own)
+  return find(name).of(dataset, **own)

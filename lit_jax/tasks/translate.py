@@ -30,7 +30,7 @@ from lit_jax import blocks
 from lit_jax.blocks import BlockNet, infer
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import Preprocess
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, number
 from lit_jax.models.stargan import Discriminator
 from lit_jax.objectives import lit_loss
 from lit_jax.report import Column
@@ -102,10 +102,11 @@ class Translate(Task):
       UserError: an unknown score, weights that are missing or not asked for,
         or a number out of range.
     """
-    if n_critic < 1 or discriminator_width < 1:
+    # Programs count in int32.
+    if not all(1 <= n < 2**31 for n in (n_critic, discriminator_width)):
       raise UserError(
         f'n_critic is {n_critic} and discriminator_width '
-        f'{discriminator_width}; at least 1 each'
+        f'{discriminator_width}; at least 1 each, and below 2^31'
       )
     weights = {
       'gradient_penalty': gradient_penalty,
@@ -113,8 +114,9 @@ class Translate(Task):
       'reconstruction': reconstruction,
     }
     for name, value in weights.items():
-      if not 0 <= value < np.inf:
-        raise UserError(f'{name} is {value}; it must be at least 0')
+      number(
+        name, value, 'it must be at least 0 and finite', lambda own: own >= 0
+      )
     return cls(
       attributes=dataset.class_names,
       exclusive=dataset.exclusive,

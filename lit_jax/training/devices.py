@@ -11,13 +11,14 @@ import jax
 import numpy as np
 
 from lit_jax.data.feed import Superbatch
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, integer
 
 AXIS = 'data'
 
 
 def check_batch(batch_size: int) -> None:
   """Raises UserError unless every device gets the same number of examples."""
+  integer('batch size', batch_size, 'an integer', -(2**63), 2**63)
   count = jax.local_device_count()
   if batch_size < 1 or batch_size % count:
     raise UserError(

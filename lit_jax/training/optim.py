@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from lit_jax.errors import UserError, choose
+from lit_jax.errors import UserError, choose, number
 from lit_jax.training import pruning
 
 SCHEDULES = ('steps', 'cosine', 'linear')
@@ -30,7 +30,8 @@ def schedule(
     learning_rate: the highest value.
     steps_per_epoch: steps in an epoch.
     epochs: length of the phase.
-    milestones: epochs at which 'steps' decays.
+    milestones: epochs at which 'steps' decays, those after the phase's end
+      never.
     decay: factor at each milestone.
     warmup_epochs: length of a linear rise from 0, before either kind.
 
@@ -39,6 +40,8 @@ def schedule(
   """
   warmup = round(warmup_epochs * steps_per_epoch)
   total = epochs * steps_per_epoch
+  # Steps are counted in int32, beyond which a milestone may lie.
+  milestones = tuple(min(milestone, epochs) for milestone in milestones)
   if choose('schedule', kind, SCHEDULES) == 'steps':
     after = optax.piecewise_constant_schedule(
       learning_rate, _factors(milestones, decay, steps_per_epoch, warmup)
@@ -99,6 +102,19 @@ class Sgd:
   momentum: float = 0.9
   weight_decay: float = 1e-4
 
+  def check(self) -> None:
+    """Raises UserError naming what is out of range."""
+    _check_average('momentum', self.momentum)
+    number(
+      'weight_decay', self.weight_decay, 'at least 0 and finite',
+      lambda value: value >= 0,
+    )  # fmt: skip
+
+  @property
+  def decays(self) -> bool:
+    """Whether a parameter shrinks that gets no gradient."""
+    return self.weight_decay > 0
+
   def rule(self, rate: optax.Schedule) -> optax.GradientTransformation:
     """The update at that learning rate, of all parameters."""
     return optax.chain(
@@ -121,13 +137,27 @@ class Adam:
   b2: float = 0.999
   epsilon: float = 1e-8
 
+  decays = False
+
+  def check(self) -> None:
+    """Raises UserError naming what is out of range."""
+    _check_average("Adam's b1", self.b1)
+    _check_average("Adam's b2", self.b2)
+    number(
+      "Adam's epsilon", self.epsilon, 'greater than 0 and finite',
+      lambda value: value > 0,
+    )  # fmt: skip
+
   def rule(self, rate: optax.Schedule) -> optax.GradientTransformation:
     """The update at that learning rate, of all parameters."""
     return optax.adam(rate, b1=self.b1, b2=self.b2, eps=self.epsilon)
 
 
+def _check_average(name, value):
+  number(name, value, 'at least 0 and less than 1', lambda own: 0 <= own < 1)
+
+
 Optimizer = Sgd | Adam
-OPTIMIZERS = {'sgd': Sgd, 'adam': Adam}
 
 
 def optimizer(

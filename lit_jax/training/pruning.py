@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lit_jax.errors import UserError, choose
+from lit_jax.errors import choose, number
 from lit_jax.networks.sparse import is_kernel
 
 SCOPES = ('global', 'layer')
@@ -21,11 +21,10 @@ SCOPES = ('global', 'layer')
 
 def check(sparsity: float, scope: str) -> None:
   """Raises UserError when a share or a scope does not exist."""
-  # Of NaN both comparisons are false.
-  if not 0 <= sparsity < 1:
-    raise UserError(
-      f'sparsity is {sparsity}; it must be at least 0 and less than 1'
-    )
+  number(
+    'sparsity', sparsity, 'it must be at least 0 and less than 1',
+    lambda share: 0 <= share < 1,
+  )  # fmt: skip
   choose('prune_by', scope, SCOPES)
 
 

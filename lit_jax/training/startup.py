@@ -11,7 +11,7 @@ import jax
 
 from lit_jax.training.interrupt import Observer
 
-_CACHE = 'cache'
+CACHE = 'cache'
 _EVENTS = '/jax/compilation_cache/'
 # Both exist since jax 0.4; a hit is one of the requests.
 _REQUESTS, _HITS = 'compile_requests_use_cache', 'cache_hits'
@@ -93,7 +93,7 @@ def keep_programs(workdir: pathlib.Path) -> None:
   """
   if not jax.config.values['jax_compilation_cache_dir']:
     # Whole, since JAX counts the folder among what an entry is known by.
-    folder = (workdir / _CACHE).absolute()
+    folder = (workdir / CACHE).absolute()
     jax.config.update('jax_compilation_cache_dir', str(folder))
   # Everything: even the smallest program compiles slower than it is read.
   for name, least in (
