@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def tfidf(dataset: Dataset) -> Row:
   counts = _counts(train)
   # What no training text has is no coefficient.
   used = np.flatnonzero(counts.getnnz(axis=0))
-  weights = TfidfTransformer(sublinear_tf=True)
+  weights: Any = TfidfTransformer(sublinear_tf=True)
   regression = LogisticRegression(C=10.0, max_iter=1000)
   regression.fit(weights.fit_transform(counts[:, used]), train.labels)
   seconds = time.monotonic() - start
@@ -64,14 +65,13 @@ def tfidf(dataset: Dataset) -> Row:
   )
 
 
-def _counts(split):
+def _counts(split) -> Any:
   """How often each hash of a word or a pair is in each text, sparse."""
   import scipy.sparse
   from sklearn.feature_extraction.text import HashingVectorizer
 
-  words = HashingVectorizer(
-    ngram_range=(1, 2), n_features=_FEATURES, norm=None, alternate_sign=False
-  )
+  options: dict[str, Any] = dict(norm=None, alternate_sign=False)
+  words = HashingVectorizer(ngram_range=(1, 2), n_features=_FEATURES, **options)
   starts = range(0, split.examples, _CHUNK)
   return scipy.sparse.vstack(
     [words.transform(decode(split.inputs[i : i + _CHUNK])) for i in starts],
