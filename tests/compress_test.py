@@ -454,7 +454,7 @@ def test_another_class_list_is_refused(tmp_path):
   ],
 )
 def test_a_workdir_is_bound_to_its_data(changes, words, tmp_path, monkeypatch):
-  monkeypatch.setattr(runner, '_student_rows', lambda *args: [])
+  monkeypatch.setattr(runner, '_students', lambda *args: [])
   save(tmp_path / 'teacher', classes=())
   runner.run(job(tmp_path / 'teacher'), tmp_path / 'run')
   other = dataclasses.replace(DATASET, **changes)

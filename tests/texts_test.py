@@ -514,7 +514,7 @@ def test_a_pipe_is_not_waited_for(name, tmp_path):
 
 def test_a_text_is_no_class(tmp_path):
   put(tmp_path, f'{HEAD}pos,a\n{"x" * 900_000},b\n')
-  refused_own(tmp_path, 'train.csv', 'a label of 900000 characters', '`label`')
+  refused_own(tmp_path, tmp_path, 'a label of 900000 characters', '`label`')
 
 
 @pytest.mark.parametrize(

@@ -87,10 +87,11 @@ def _records(workdir):
 def _last_state(workdir, phase):
   """Everything that the newest checkpoint of a phase holds."""
   with checkpoint.ocp.CheckpointManager((workdir / phase).resolve()) as manager:
-    return manager.restore(
-      manager.latest_step(),
-      args=checkpoint.ocp.args.StandardRestore(),
+    args = checkpoint.ocp.args
+    found = manager.restore(
+      manager.latest_step(), args=args.Composite(state=args.StandardRestore())
     )
+    return found['state']
 
 
 @pytest.mark.slow

@@ -116,6 +116,13 @@ class Numbers:
       return np.arange(len(self.classes), dtype=np.int32)
     self._open = False
     labels = list(self._numbers)
+    # Here, for an open quote makes one, too, and is told of before.
+    longest = max(labels, key=len, default='')
+    if len(longest) > _LONGEST_CLASS:
+      raise UserError(
+        f'{place}: holds a label of {len(longest)} characters, '
+        f'{longest[:40]!r} …; check `label`, or name the `classes`'
+      )
     if len(labels) < 2:
       raise UserError(
         f'{place}: all rows have the label {labels[0]!r}; check `label`, or '
@@ -129,11 +136,6 @@ class Numbers:
 
   def _add(self, labels, where):
     for label in labels:
-      if len(label) > _LONGEST_CLASS:
-        raise UserError(
-          f'{where}: holds a label of {len(label)} characters, '
-          f'{label[:40]!r} …; check `label`, or name the `classes`'
-        )
       if label:
         self._numbers.setdefault(label, len(self._numbers))
     if len(self._numbers) > _MAX_CLASSES:
