@@ -30,6 +30,7 @@ WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of checkpoints and results.'
 )
 _BAD_INPUT = 2
+_PRECISION = 'jax_default_matmul_precision'
 # What a file system says of a write to an open file.
 _DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
 
@@ -194,12 +195,31 @@ def start(config: recipes.Config, workdir: pathlib.Path) -> None:
     workdir: keeps the compiled programs.
   """
   startup.use_cores(config.batch_size, config.examples_per_device)
-  if startup.use_graphs() and jax.default_backend() == 'gpu':
+  if config.deterministic:
+    startup.use_deterministic()
+  graphs = startup.use_graphs()
+  if jax.default_backend() == 'gpu':
+    _tell_of_gpu(config, graphs)
+  startup.keep_programs(workdir)
+
+
+def _tell_of_gpu(config: recipes.Config, graphs: bool) -> None:
+  """What holds on a GPU and not on a CPU."""
+  if graphs:
     print(
       f'CUDA graphs: XLA_FLAGS={startup.GRAPHS} is set; a flag '
       'of your own is left as it is'
     )
-  startup.keep_programs(workdir)
+  if config.precision == 'fp32' and not jax.config.values[_PRECISION]:
+    print(
+      'fp32: products are of TF32, 10 bits of mantissa, summed in float32; '
+      'JAX_DEFAULT_MATMUL_PRECISION=highest computes all of float32, slower'
+    )
+  if not config.deterministic:
+    print(
+      'not bit for bit: the same run may differ by rounding; '
+      '--config.deterministic=True repeats every bit, slower'
+    )
 
 
 def disk_error(error: BaseException) -> str | None:

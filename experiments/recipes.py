@@ -22,7 +22,7 @@ from lit_jax.training import devices, optim
 # when it is read.
 _NOT_IN_CONFIG = (
   'data_dir', 'method', 'baseline', 'data.path', 'data.cache',
-  'examples_per_device', 'steps_per_call',
+  'examples_per_device', 'steps_per_call', 'deterministic',
 )  # fmt: skip
 
 

@@ -125,6 +125,7 @@ class Common(_Keys):
   data_seed: Integer
   population: Sheet
   precision: Text
+  deterministic: bool
   batch_size: Integer
   examples_per_device: Annotated[Integer, Field(ge=1)]
   repeats: Annotated[Integer, Field(ge=1, le=10**6)]

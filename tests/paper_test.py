@@ -57,6 +57,27 @@ def test_tests_by_hand():
   assert found.verdict == statistics.NOT_DECIDED
 
 
+def test_tests_by_scipy():
+  rng = np.random.default_rng(0)
+  for n, m in ((2, 2), (3, 3), (3, 5)):
+    a, b = rng.normal(size=n), rng.normal(1, 2, size=m)
+    found = statistics.compare(a, b)
+    for equal, p in ((False, found.welch), (True, found.pooled)):
+      wanted = stats.ttest_ind(a, b, equal_var=equal).pvalue
+      assert p == pytest.approx(wanted)
+
+
+def test_a_row_that_does_not_spread():
+  # The mean of these is rounded, so that they seem to differ from it.
+  same = [0.7, 0.7, 0.7]
+  assert np.mean(same) != 0.7 and statistics.summary(same).std == 0
+  found = statistics.compare(same, [0.5, 0.52, 0.51])
+  # Only the other spreads: two degrees of freedom.
+  t = 0.19 / (0.01 / math.sqrt(3))
+  assert found.welch == pytest.approx(2 * stats.t.sf(t, 2))
+  assert found.verdict == statistics.HELD
+
+
 @pytest.mark.parametrize(
   ('better', 'than', 'verdict'),
   [

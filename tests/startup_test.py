@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from experiments import cli
+from experiments.configs import resnet
 from lit_jax.networks import saved
 from lit_jax.training import startup
 
@@ -257,3 +259,54 @@ def test_devices_of_a_process(flags, devices):
     timeout=120,
   )
   assert (done.stdout, done.stderr) == (f'{devices} 6\n', '')
+
+
+def test_a_gpu_repeats_every_bit_if_asked(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', '--xla_other=1')
+  startup.use_deterministic()
+  assert os.environ['XLA_FLAGS'] == f'--xla_other=1 {startup.DETERMINISTIC}'
+  own = '--xla_gpu_deterministic_ops=false'
+  monkeypatch.setenv('XLA_FLAGS', own)
+  startup.use_deterministic()
+  assert os.environ['XLA_FLAGS'] == own
+
+
+def test_xla_knows_its_flags():
+  # A flag that it does not know ends the process.
+  flags = f'{startup.DETERMINISTIC} {startup.GRAPHS}'
+  done = subprocess.run(
+    [sys.executable, '-c', 'import jax; print(jax.numpy.arange(4).sum())'],
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert (done.stdout, done.stderr) == ('6\n', '')
+
+
+@pytest.mark.parametrize(
+  'precision, deterministic, words',
+  [
+    ('fp32', False, ['TF32', 'not bit for bit']),
+    ('fp32', True, ['TF32']),
+    ('bf16', False, ['not bit for bit']),
+    ('bf16', True, []),
+  ],
+)
+def test_what_holds_on_a_gpu_alone_is_said(
+  precision, deterministic, words, tmp_path, monkeypatch, capsys
+):
+  config = resnet.get_config()
+  config.update(dict(precision=precision, deterministic=deterministic))
+  asked = []
+  monkeypatch.setattr(startup, 'use_cores', lambda *args: None)
+  monkeypatch.setattr(startup, 'keep_programs', lambda *args: None)
+  monkeypatch.setattr(startup, 'use_graphs', lambda: False)
+  monkeypatch.setattr(startup, 'use_deterministic', lambda: asked.append(1))
+  for backend, said in (('cpu', []), ('gpu', words)):
+    monkeypatch.setattr(jax, 'default_backend', lambda own=backend: own)
+    cli.start(config, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(said)
+    assert all(word in line for word, line in zip(said, lines, strict=True))
+  assert len(asked) == 2 * deterministic

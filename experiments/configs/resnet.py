@@ -85,6 +85,7 @@ def get_config() -> ConfigDict:
     dict(seed='', alpha='', beta='', temperature='')
   )
   config.precision = 'fp32'  # or 'bf16', 'fp16'
+  config.deterministic = False  # True has a GPU repeat every bit, slower
   config.batch_size = 32
   # At the least, where each CPU core is a device; devices wait for each other
   # at every batch norm.

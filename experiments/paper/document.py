@@ -53,6 +53,8 @@ Everything else is not decided. The spread is the sample's standard deviation
 over n seeds, which share a given teacher and the test examples. Published
 numbers stand beside ours only where networks, data and recipes are the paper's.
 Times are of processes side by side, one a core, and latencies rough for that.
+KD has the paper's α of .95 unless said otherwise; figure 7 has LIT beside KD of
+other α.
 """
 
 

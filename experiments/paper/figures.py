@@ -10,6 +10,7 @@ from matplotlib.ticker import (
   FixedLocator,
   LogLocator,
   NullLocator,
+  StrMethodFormatter,
 )
 
 from experiments.paper import statistics
@@ -85,6 +86,7 @@ def _lines(axes, found):
   else:
     places = sorted({row['x'] for rows in series.values() for row in rows})
     axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
     axes.xaxis.set_minor_locator(NullLocator())
   axes.set_xlabel(_AXES[axis])
   axes.set_ylabel(f'{measure["title"]}, mean ± std')

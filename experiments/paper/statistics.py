@@ -50,6 +50,9 @@ class Comparison(NamedTuple):
 def summary(scores: Sequence[float]) -> Summary:
   """Count, mean and spread of at least one score."""
   std = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
+  if std and np.ptp(scores) == 0:
+    # Of equal numbers, whose mean was rounded.
+    std = 0.0
   return Summary(len(scores), float(np.mean(scores)), std)
 
 
@@ -149,7 +152,11 @@ def _below(distance, error, freedom):
 def _p(a, b, equal_variances):
   if min(len(a), len(b)) < 2 or np.ptp(a) == np.ptp(b) == 0:
     return None
-  tested: Any = stats.ttest_ind(a, b, equal_var=equal_variances)
+  # `ttest_ind` of the scores themselves warns where one row does not spread.
+  (n, mean, std), (m, other, spread) = summary(a), summary(b)
+  tested: Any = stats.ttest_ind_from_stats(
+    mean, std, n, other, spread, m, equal_var=equal_variances
+  )
   return float(tested.pvalue)
 
 

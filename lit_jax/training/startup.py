@@ -1,4 +1,4 @@
-"""A run's start: CPU devices, CUDA graphs, kept programs, time taken."""
+"""A run's start: CPU devices, CUDA's settings, kept programs, time taken."""
 
 import collections
 import importlib.util
@@ -21,6 +21,8 @@ _XLA_TIMEOUT = '--xla_cpu_collective_call'
 _PATIENCE = 24 * 60 * 60  # seconds
 # What XLA for GPUs puts into CUDA graphs beside its own choice.
 GRAPHS = '--xla_gpu_enable_command_buffer=+CONVOLUTION,+WHILE'
+# Reductions and scatters in a fixed order, and kernels chosen without timing.
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 _CUDA_PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin'
 
 
@@ -66,6 +68,19 @@ def use_graphs() -> bool:
     return False
   os.environ['XLA_FLAGS'] = f'{flags} {GRAPHS}'.strip()
   return True
+
+
+def use_deterministic() -> None:
+  """Has XLA for GPUs compute the same bits in every run on the same device.
+
+  It then takes no atomic additions, and does not time kernels to choose among
+  them, which costs speed. What runs on a CPU is the same in every run anyway.
+  The user's own choice, in XLA_FLAGS, is left as it is. Takes effect before JAX
+  first compiles.
+  """
+  flags = os.environ.get('XLA_FLAGS', '')
+  if DETERMINISTIC.partition('=')[0] not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} {DETERMINISTIC}'.strip()
 
 
 def cores() -> int:
