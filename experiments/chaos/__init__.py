@@ -1,0 +1,1 @@
+"""Shows that a training run survives faults: python -m experiments.chaos."""
