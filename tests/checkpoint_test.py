@@ -114,6 +114,29 @@ def test_no_checkpoint_is_readable(folder):
   assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
 
 
+def test_who_cannot_write_says_that_the_folder_is_not_its_own(tmp_path):
+  gone = []
+
+  def check():
+    if gone:
+      raise UserError('removed')
+
+  checkpoints = Checkpoints(tmp_path / 'phase', check_claim=check)
+  checkpoints.save(_state(10), None)
+  checkpoints.close()
+  checkpoints = Checkpoints(tmp_path / 'phase', check_claim=check)
+  gone.append(True)
+  with pytest.raises(UserError, match='removed'):
+    checkpoints.save(_state(20), None)
+  with pytest.raises(UserError, match='removed'):
+    with checkpoints._writing():
+      raise ValueError('NOT_FOUND: Error writing "step/0"')
+  with pytest.raises(UserError, match='removed'):
+    Checkpoints(tmp_path / 'phase', check_claim=check)
+  checkpoints.close()
+  assert [path.name for path in (tmp_path / 'phase').iterdir()] == ['10']
+
+
 def test_a_damaged_best_is_not_replaced_by_another(tmp_path):
   """A run that asked for its best epoch does not end with the last unasked."""
   selects = Selection('accuracy', largest=True)

@@ -19,6 +19,7 @@ from lit_jax.objectives import scratch
 from lit_jax.runs import jobs, phases, rows, runner, workdir
 from lit_jax.tasks import Classify
 from lit_jax.training import loop
+from lit_jax.training.interrupt import Observer
 
 SPEC = {'family': 'resnet', 'depth': 8, 'input_shape': [8, 8, 3], 'classes': 10}
 PHASE = phases.Phase('scratch', scratch(), 2, 0.1)
@@ -194,6 +195,76 @@ def test_another_length_of_a_call_goes_on(run, whole):
   (folder / 'results.json').unlink()
   again(steps_per_call=1)
   _assert_same_student(folder, whole)
+
+
+# A workdir that somebody removes.
+
+
+class _Removing(Observer):
+  """Removes the workdir when it is told of a moment."""
+
+  def __init__(self, folder, moment, made_again):
+    self.folder, self.moment, self.made_again = folder, moment, made_again
+
+  def first_call(self, steps):
+    self.reached('the first steps')
+
+  def interrupt(self, place):
+    self.reached(place)
+
+  def reached(self, place):
+    if place.startswith(self.moment):
+      while self.folder.exists():  # a checkpoint may be written meanwhile
+        shutil.rmtree(self.folder, ignore_errors=True)
+      if self.made_again:
+        # As by another run.
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / '.lock').touch()
+
+
+@pytest.mark.parametrize(
+  'moment, made_again',
+  [
+    ('before scratch/', False), ('the first steps', True),
+    ('in scratch/', False), ('in scratch/', True), ('trained', False),
+  ],
+)  # fmt: skip
+def test_a_removed_workdir_ends_the_run(
+  moment, made_again, whole, tmp_path, monkeypatch
+):
+  _no_clock_and_no_page(monkeypatch)
+  folder = tmp_path / 'run'
+  observer = _Removing(folder, moment, made_again)
+  train = runner.train.run_method
+
+  def trained(*args):
+    result = train(*args)
+    observer.reached('trained')
+    return result
+
+  monkeypatch.setattr(runner.train, 'run_method', trained)
+  with pytest.raises(UserError, match='was removed while this run') as caught:
+    runner.run(_job(), folder, observer)
+  assert '\n' not in str(caught.value)
+  # Nothing is written to what may be another's, but for a checkpoint that was
+  # being written, which is never whole.
+  left = [path for path in tmp_path.rglob('*') if path.is_file()]
+  own = [path.name for path in left if '.orbax-checkpoint-tmp' not in str(path)]
+  assert own == (['.lock'] if made_again else [])
+  if moment == 'in scratch/':
+    # The same command begins anew.
+    runner.run(_job(), folder)
+    found, wanted = (saved.load(_student(own))[0] for own in (folder, whole))
+    assert found.digest == wanted.digest
+
+
+def test_checkpoints_of_an_unknown_configuration_are_refused(run):
+  folder, again, _ = run
+  for name in ('config.json', 'results.json'):
+    (folder / name).unlink()
+  with pytest.raises(UserError, match='checkpoints without config.json'):
+    again()
+  assert _student(folder).exists()
 
 
 # A device that cannot measure.

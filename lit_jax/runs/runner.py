@@ -123,10 +123,13 @@ def train_and_report(
   """
   folder = folder.expanduser()
   given = checks.check(job)
-  with workdir.claimed(folder, job.config):
+  with workdir.claimed(folder, job.config) as check_claim:
     workdir.compare_data(folder, checks.data_facts(job))
-    job = _judged(job, folder, observer)
-    context = Context(folder, job.task, job.dataset, job.training, observer)
+    context = Context(
+      folder, job.task, job.dataset, job.training, observer, check_claim
+    )
+    job = _judged(job, context)
+    context = dataclasses.replace(context, task=job.task)
     teacher = given
     if job.needs_teacher and teacher is None:
       teacher = _trained_teacher(job, context)
@@ -142,6 +145,7 @@ def train_and_report(
       workdir.write_results(folder, results.results(job, found))
       found.append(_baseline_row(job, context, baseline))
     content = results.results(job, found)
+    check_claim()
     workdir.write_results(folder, content)
     report.write_html(folder)
   return content
@@ -150,15 +154,15 @@ def train_and_report(
 # Judge, teacher, students, baselines.
 
 
-def _judged(job: Job, workdir_: pathlib.Path, observer: Observer) -> Job:
+def _judged(job: Job, context: Context) -> Job:
   """The job, with its judge trained where it needs one."""
   if job.judge is None:
     return job
   judge, precision = job.judge, job.training.precision
-  folder = workdir.network(workdir_, JUDGE, JUDGE)
+  folder = workdir.network(context.workdir, JUDGE, JUDGE)
   if not _is_ready(folder):
     own = dataclasses.replace(job, task=judge.task, dataset=judge.dataset)
-    context = Context(workdir_, own.task, own.dataset, job.training, observer)
+    context = dataclasses.replace(context, task=own.task, dataset=own.dataset)
     _train_alone(own, context, JUDGE, judge.network, judge.method, folder)
   reader = teachers.read(folder, judge.dataset, precision, judge.network)
   task = job.task.judged_by(reader, saved.describe(folder).row)
@@ -172,6 +176,7 @@ def _train_alone(job, context, name, network, method, folder) -> None:
   row = rows.made(
     name, network, epochs=method.epochs, seconds=result.train_seconds
   )
+  context.check_claim()
   _save(job, folder, network, preprocess, row, result)
   _score(job, context, folder, row, net, preprocess, result.learners)
 
@@ -260,6 +265,7 @@ def _train_student(job, context, student, teacher) -> None:
     for row in [_students_row(student, member, own)]
   ]
   # All of them before any is measured, which may fail.
+  context.check_claim()
   for member in members:
     _save(
       job, member.folder, student.network, preprocess, member.row, member.result

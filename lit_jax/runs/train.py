@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,8 @@ class Context:
       where held out.
     training: shared settings.
     observer: told of the first steps, and asked whether to stop.
+    check_claim: raises UserError where the workdir is no longer the run's;
+      asked before anything is written that would make it again.
   """
 
   workdir: pathlib.Path
@@ -45,6 +48,7 @@ class Context:
   dataset: Dataset
   training: Training
   observer: Observer
+  check_claim: Callable[[], None] = lambda: None
 
   @property
   def held_out(self) -> str:
@@ -136,7 +140,9 @@ def _run_phase(setting, index, phase, learners):
     [state.begin_phase(own, run.plan.optimizers, policy_) for own in learners]
   )
   try:
-    return loop.run(run, context.workdir, first, context.observer)
+    return loop.run(
+      run, context.workdir, first, context.observer, context.check_claim
+    )
   finally:
     run.feed.close()
 

@@ -17,10 +17,12 @@ No method can be named as one of these (TAKEN).
 import contextlib
 import enum
 import fcntl
+import functools
 import json
+import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flax import traverse_util
@@ -54,8 +56,14 @@ def network(workdir: pathlib.Path, method: str, role: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
+def claimed(
+  workdir: pathlib.Path, config: Mapping[str, Any]
+) -> Iterator[Callable[[], None]]:
   """Makes the workdir, of this configuration alone, and keeps others out.
+
+  Yields:
+    What raises UserError where the workdir is no longer this run's: somebody
+    has removed it, and another run may have made one of the same name.
 
   Raises:
     Busy: another run is at work in it.
@@ -82,7 +90,19 @@ def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
     compare_config(workdir, config)
     if not (workdir / _CONFIG).exists():
       _write(workdir, _CONFIG, config)
-    yield
+    yield functools.partial(_check_claim, workdir, lock)
+
+
+def _check_claim(workdir, lock):
+  # An open file's number is not given to another.
+  with contextlib.suppress(FileNotFoundError):
+    there = (workdir / _LOCK).stat()
+    if os.path.samestat(there, os.fstat(lock.fileno())):
+      return
+  raise UserError(
+    f'workdir {workdir} was removed while this run was at work in it; run the '
+    'same command again to begin anew'
+  )
 
 
 def is_busy(workdir: pathlib.Path) -> bool:
@@ -130,9 +150,13 @@ def compare_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """Raises UserError if the workdir was made with another configuration."""
   old = _read(workdir, _CONFIG)
   if old is None:
-    if (workdir / _RESULTS).exists():
+    steps = (path.name.isdecimal() for path in workdir.glob('*/*/*'))
+    if (workdir / _RESULTS).exists() or any(steps):
+      # What a run left whose workdir was removed meanwhile may be of any
+      # configuration.
       raise UserError(
-        f'{workdir} holds results without {_CONFIG}; choose another --workdir'
+        f'{workdir} holds results or checkpoints without {_CONFIG}; remove '
+        'what is in it, or choose another --workdir'
       )
     return
   # Through JSON, so that tuples and lists compare equal.

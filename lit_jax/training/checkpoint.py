@@ -6,9 +6,11 @@ written beside the training that goes on. Each has the checksum of every array,
 since Orbax and what it stores with notice a missing byte but not a changed one.
 """
 
+import contextlib
 import pathlib
 import sys
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,14 +30,22 @@ _STATE, _CHECKSUMS = 'state', 'checksums'
 class Checkpoints:
   """The checkpoints of one phase in a folder, by step."""
 
-  def __init__(self, folder: pathlib.Path, selects: Selection | None = None):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    selects: Selection | None = None,
+    check_claim: Callable[[], None] = lambda: None,
+  ):
     """Opens, and makes, the folder.
 
     Args:
       folder: of this phase alone.
       selects: keep the checkpoint that is best by this number, too.
+      check_claim: raises UserError where what the folder lies in is no longer
+        the run's, so that it is not made again.
     """
-    self._selects = selects
+    self._selects, self._check_claim = selects, check_claim
+    check_claim()
     policies: list[checkpoint_managers.PreservationPolicy] = [
       checkpoint_managers.LatestN(_KEPT)
     ]
@@ -75,21 +85,33 @@ class Checkpoints:
     Raises:
       OSError, ValueError: the state before this one could not be written, or
         this one cannot.
+      UserError: as `check_claim`.
     """
     step = int(state.step[0])
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{
-          _STATE: ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
-          _CHECKSUMS: ocp.args.JsonSave(checksums(state)),  # pyright: ignore[reportCallIssue]
-        }
-      ),
-      metrics=None if self._selects is None else numbers,
-      force=True,
-    )
+    self._check_claim()
+    with self._writing():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          **{
+            _STATE: ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+            _CHECKSUMS: ocp.args.JsonSave(checksums(state)),  # pyright: ignore[reportCallIssue]
+          }
+        ),
+        metrics=None if self._selects is None else numbers,
+        force=True,
+      )
+
+  @contextlib.contextmanager
+  def _writing(self):
+    try:
+      yield
+    except (OSError, ValueError):
+      # What is gone cannot be written to, which says more.
+      self._check_claim()
+      raise
 
   def restore(self, template: TrainState) -> TrainState | None:
     """The newest readable state, or None where there is no checkpoint.
@@ -147,8 +169,10 @@ class Checkpoints:
 
     Raises:
       OSError, ValueError: it could not be.
+      UserError: as `check_claim`.
     """
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
 
   def _read(self, step: int, template: TrainState) -> Any:
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)

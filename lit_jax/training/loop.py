@@ -96,7 +96,11 @@ class PhaseResult(NamedTuple):
 
 
 def run(
-  phase: PhaseRun, workdir: pathlib.Path, first: TrainState, observer: Observer
+  phase: PhaseRun,
+  workdir: pathlib.Path,
+  first: TrainState,
+  observer: Observer,
+  check_claim: Callable[[], None],
 ) -> tuple[PhaseResult, ...]:
   """Trains a phase to its end, resuming it where a checkpoint stands.
 
@@ -106,16 +110,18 @@ def run(
       `metrics.jsonl` and `tensorboard/`.
     first: the state at the phase's start, leaves [members, …].
     observer: asked after every call whether to stop.
+    check_claim: raises UserError where the workdir is no longer the run's.
 
   Returns:
     Each member's; the seconds are its even share.
 
   Raises:
     Interrupted: asked to stop; the state is saved.
-    UserError: the loss is NaN or infinite; the last good checkpoint stays.
+    UserError: the loss is NaN or infinite; the last good checkpoint stays. Or
+      as `check_claim`.
   """
   folder = workdir / phase.method / phase.name
-  checkpoints = Checkpoints(folder, phase.held_out.selects)
+  checkpoints = Checkpoints(folder, phase.held_out.selects, check_claim)
   first = devices.replicate(first)
   try:
     # Restored arrays are laid out as a program returns them: it compiles once.
