@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from lit_jax.errors import UserError
+from lit_jax.networks import saved
 from lit_jax.training import devices, state
 from lit_jax.training.checkpoint import Checkpoints, checksums
 from lit_jax.training.task import Selection
@@ -112,6 +114,30 @@ def test_no_checkpoint_is_readable(folder):
   with pytest.raises(UserError, match='no checkpoint in .* can be read'):
     _restored(folder)
   assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
+
+
+def test_no_thread_outlives_a_folder_that_cannot_be_made(folder):
+  """It would keep the process from its end for 20 minutes."""
+  before = {*threading.enumerate()}
+  checkpoints = Checkpoints(folder)
+  shutil.rmtree(folder)
+  folder.write_text('in the way')
+  with pytest.raises(OSError):
+    checkpoints.save(_state(30), None)
+  checkpoints.close()
+  assert {*threading.enumerate()} <= before
+
+
+def test_no_thread_outlives_a_network_that_cannot_be_saved(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(saved, '_ARRAYS', 'a' * 300)  # too long for a name
+  before = {*threading.enumerate()}
+  facts = saved.Facts(None, 'noise', [], {}, 'fp32', '', {})
+  with pytest.raises(OSError):
+    saved.save(tmp_path / 'student', facts, _state(1).student.params)
+  assert {*threading.enumerate()} <= before
+  assert not (tmp_path / 'student').exists()
 
 
 def test_who_cannot_write_says_that_the_folder_is_not_its_own(tmp_path):

@@ -114,7 +114,9 @@ def save(
   part = folder.with_name(folder.name + '.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
-  with ocp.StandardCheckpointer() as checkpointer:
+  # As those of a run (training/checkpoint.py).
+  options = ocp.AsyncOptions(create_directories_asynchronously=False)
+  with ocp.StandardCheckpointer(async_options=options) as checkpointer:
     checkpointer.save((part / _ARRAYS).resolve(), arrays)
     for name, own in beside.items():
       checkpointer.save((part / _OTHERS / name).resolve(), own)

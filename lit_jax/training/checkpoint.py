@@ -58,12 +58,15 @@ class Checkpoints:
         )
       )
     self._folder = folder
+    # Threads that await a folder which cannot be made would keep the process
+    # alive for 20 minutes, and so folders are made first.
     self._manager = ocp.CheckpointManager(
       folder.resolve(),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         best_fn=None if selects is None else self._merit,
         cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       ),
     )
 
