@@ -33,6 +33,11 @@ _BAD_INPUT = 2
 _PRECISION = 'jax_default_matmul_precision'
 # What a file system says of a write to an open file.
 _DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
+# The same in TensorStore's words.
+_PHRASES = (
+  'no space left', 'read-only file system', 'quota exceeded',
+  'permission denied', 'no such file or directory',
+)  # fmt: skip
 
 
 def main(build: Callable[[ConfigDict], jobs.Job]) -> None:
@@ -50,10 +55,20 @@ def parse(argv: Sequence[str]) -> list[str]:
   # Orbax tells of every file that it writes, and of errors with tracebacks that
   # it raises as well.
   logging.set_verbosity(logging.FATAL)
+  sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
   try:
     return flags.FLAGS(argv)
   except Exception as error:  # A configuration file can raise anything.
     sys.exit(_fail(_wrong_flag(error)))
+
+
+def _unraisable(tell, found):
+  """Passes over what TensorStore's threads raise after a write has failed.
+
+  Orbax raises that failure, and no longer waits for its other writes.
+  """
+  if str(found.exc_value) != 'Event loop is closed':
+    tell(found)
 
 
 def _wrong_flag(error) -> str:
@@ -232,7 +247,7 @@ def disk_error(error: BaseException) -> str | None:
     if isinstance(seen, OSError) and (seen.filename or seen.errno in _DISK):
       return f'{seen.filename or WORKDIR.value}: {seen.strerror}'
     text = str(seen).lower()
-    for phrase in ('no space left', 'read-only file system', 'quota exceeded'):
+    for phrase in _PHRASES:
       if phrase in text:
         return f'{WORKDIR.value}: {phrase}'
     seen = seen.__cause__ or seen.__context__

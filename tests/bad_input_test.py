@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -636,6 +637,36 @@ def test_disk_full_at_a_small_file(name, small, monkeypatch, tmp_path):
   assert code == 0
   assert saved.exists(workdir / 'scratch' / 'student')
   assert (workdir / 'results.json').exists()
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'PERMISSION_DENIED: Error writing "step/0": Permission denied '
+    "[os_error_code='13']",
+    'NOT_FOUND: Error writing "step/0": Failed to create directory: "run/d": '
+    "No such file or directory [os_error_code='2']",
+  ],
+)
+def test_what_tensorstore_says_of_a_folder(text, small, monkeypatch, tmp_path):
+  def fail(*args, **kwargs):
+    raise ValueError(text)
+
+  monkeypatch.setattr(ocp.StandardCheckpointer, 'save', fail)
+  outcome = small({'scratch.epochs': 1})
+  line = _error((outcome[0], '', outcome[2]))
+  words = text.partition(': ')[2].partition(' [')[0].rpartition(': ')[2]
+  assert f'refuses {tmp_path / "run"}: {words.lower()}; ' in line
+
+
+def test_what_tensorstores_threads_raise_after_it_is_left_out(monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, 'unraisablehook', told.append)
+  with flagsaver.flagsaver():
+    cli.parse(['test'])
+  for text in ('Event loop is closed', 'something else'):
+    sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
+  assert [str(one.exc_value) for one in told] == ['something else']
 
 
 # Signals, to a process of its own.
