@@ -3,38 +3,45 @@
   python -m experiments.chaos --task=images --kind=kill,damage --workdir=DIR
 
 For each fault the ordinary command is started, as a process of its own; then
-the harm is done, and the same command is run again until it is over. What it
-left is compared with an undisturbed run: the arrays of every saved network
-are the same bit for bit, nothing that was saved is gone or trained again, the
-records of metrics.jsonl are the same, each once, and exit code and message say
-what happened, without a traceback. FAULTS (trials.py) says what each kind is,
-and KINDS (harms.py) what is expected of each damaged file.
+the harm is done, and the same command is run again until it is over:
+
+  kill     kill -9 at a drawn moment of a drawn stage
+  damage   a file of every kind emptied, cut in half, or with one bit flipped
+  full     a disk that is full
+  denied   write permission revoked
+  sigterm  SIGTERM, with 30 seconds to end
+  two      a second run in the same workdir
+  removed  rm -r of the workdir during the run
+
+What is left must be as an undisturbed run leaves it: the arrays of every saved
+network are the same bit for bit, nothing that was saved is gone or trained
+again, the records of metrics.jsonl are the same, each once, and exit code and
+message say what happened, without a traceback. A damaged file may instead be
+refused, in one line, where no other file says the same (damages.KINDS).
 
 The runs are the demos, shortened (TASKS), on one CPU device, since two runs
-must be alike bit for bit; that is looked at first. Trials are drawn by --seed,
-and a trial is made again by its --kind, --task and --trial. When a process is
-hit also depends on the machine. DIR keeps the undisturbed runs, for the next
-call, and what failed; remove it where the code has changed. Without it, all
-lies in a temporary folder that is kept if anything failed.
+must be alike bit for bit; that is looked at first. Trials are drawn by --seed;
+--first=7 --count=1 makes the one numbered 7 again. When a process is hit also
+depends on the machine. DIR keeps the undisturbed runs, for the next call, and
+what failed; remove it where the code has changed. Without it, all lies in a
+temporary folder that is kept if anything failed.
 
 Exit codes: 0 all survived; 1 not all; 2 bad input, or runs that are not alike.
 """
 
-import collections
 import pathlib
 import platform
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import app, flags
 
 from experiments import cli
-from experiments.chaos import trials
-from experiments.chaos.sites import Site, Task
-from experiments.chaos.trials import FAULTS, Outcome
+from experiments.chaos.faults import FAULTS, Outcome, trial
+from experiments.chaos.site import Site, Task
 from lit_jax.errors import UserError, choose, names
 from lit_jax.runs import results
 from lit_jax.training import startup
@@ -46,14 +53,12 @@ _TASK = flags.DEFINE_string(
 _KIND = flags.DEFINE_string(
   'kind', 'all', f'{", ".join(FAULTS)}, a comma list of these, or all.'
 )
-_COUNT = flags.DEFINE_integer('count', FAULTS['kill'].count, 'Kills of a task.')
-_DAMAGES = flags.DEFINE_integer(
-  'damages', 0, 'Damaged files of a task, drawn; 0 is each kind by each harm.'
+_COUNT = flags.DEFINE_integer(
+  'count', 0, 'Trials of a kind and task; 0: as many as belong to the kind.'
 )
+_FIRST = flags.DEFINE_integer('first', 0, 'Number of the first of them.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all that is drawn.')
-_TRIAL = flags.DEFINE_integer('trial', -1, 'Makes this trial alone; -1: all.')
 
-_ALL = 'all'
 _FAILED = 1
 # Few examples, and few of them held out to be evaluated on in place of the
 # test split; two calls an epoch, so that runs stop within one.
@@ -90,7 +95,7 @@ TASKS = {
 
 
 def _wanted(what: str, text: str, known: Mapping[str, object]) -> list[str]:
-  if text == _ALL:
+  if text == 'all':
     return list(known)
   return [choose(what, name, known) for name in names(text, what)]
 
@@ -102,14 +107,11 @@ def main(argv: Sequence[str], observer: Observer) -> None:
   tasks = _wanted('task', _TASK.value, TASKS)
   kinds = _wanted('kind', _KIND.value, FAULTS)
   given = cli.WORKDIR.value
-  folder = pathlib.Path(given or tempfile.mkdtemp(prefix='chaos-'))
-  # Another user must reach it, whose rights are revoked.
+  folder = pathlib.Path(given or tempfile.mkdtemp(prefix='chaos-')).absolute()
   folder.mkdir(parents=True, exist_ok=True)
-  if not given:
-    folder.chmod(0o755)
   found = {}
   for name in tasks:
-    site = Site(folder.absolute() / name, TASKS[name], _SEED.value)
+    site = Site(folder / name, TASKS[name], _SEED.value)
     print(f'{name}: the undisturbed runs', flush=True)
     site.prepare()
     for kind in kinds:
@@ -124,34 +126,19 @@ def main(argv: Sequence[str], observer: Observer) -> None:
 
 def _trials(site: Site, kind: str, observer: Observer) -> list[Outcome]:
   found = []
-  for number in _numbers(site, kind):
-    observer.interrupt(f'before {kind} {number} of {site.task.name}')
+  end = _FIRST.value + (_COUNT.value or FAULTS[kind][1])
+  if kind == 'damage':
+    end = min(end, len(site.damages()))
+  for number in range(_FIRST.value, end):
+    name = f'{kind} {number} of {site.task.name}'
+    observer.interrupt(f'before {name}')
     begin = time.monotonic()
-    outcome = trials.trial(site, kind, number)
-    found.append(outcome)
-    print(
-      f'{_name(kind, site.task.name, number)} '
-      f'({time.monotonic() - begin:.0f} s): {_words(outcome)}',
-      flush=True,
-    )
-    if outcome.skipped:
+    found.append(trial(site, kind, number))
+    seconds = time.monotonic() - begin
+    print(f'{name} ({seconds:.0f} s): {_words(found[-1])}', flush=True)
+    if found[-1].skipped:
       break
   return found
-
-
-def _numbers(site: Site, kind: str) -> Sequence[int]:
-  if _TRIAL.value >= 0:
-    return [_TRIAL.value]
-  if kind == 'kill':
-    return range(_COUNT.value)
-  if kind == 'damage':
-    count = len(site.damages())
-    return range(min(_DAMAGES.value or count, count))
-  return range(FAULTS[kind].count)
-
-
-def _name(kind, task, number):
-  return f'{kind} {task} --seed={_SEED.value} --trial={number}'
 
 
 def _words(outcome: Outcome) -> str:
@@ -164,18 +151,17 @@ def _words(outcome: Outcome) -> str:
 
 def table(found: Mapping[tuple[str, str], Sequence[Outcome]]) -> str:
   """A Markdown table of survived trials, by kind and task."""
-  rows = [
-    '| Kind | Task | Survived | That is |', '| --- | --- | ---: | --- |'
-  ]  # fmt: skip
-  sums = collections.Counter()
+  rows = ['| Kind | Task | Survived |', '| --- | --- | ---: |']
   for (kind, task), outcomes in found.items():
-    made = [outcome for outcome in outcomes if not outcome.skipped]
-    good = sum(not outcome.problems for outcome in made)
-    sums += collections.Counter(good=good, made=len(made))
-    share = f'{good}/{len(made)}' if made else 'skipped'
-    rows.append(f'| {kind} | {task} | {share} | {FAULTS[kind].means} |')
-  rows.append(f'| all | | {sums["good"]}/{sums["made"]} | |')
-  return '\n'.join(rows)
+    rows.append(f'| {kind} | {task} | {_share(outcomes)} |')
+  every = [outcome for outcomes in found.values() for outcome in outcomes]
+  return '\n'.join([*rows, f'| all | | {_share(every)} |'])
+
+
+def _share(outcomes: Iterable[Outcome]) -> str:
+  made = [outcome for outcome in outcomes if not outcome.skipped]
+  survived = sum(not outcome.problems for outcome in made)
+  return f'{survived}/{len(made)}' if made else 'skipped'
 
 
 def _report(found) -> None:

@@ -1,76 +1,111 @@
-"""What a workdir holds, what was lost of it, and what a command said."""
+"""What a workdir holds, what a run left otherwise, and what it said."""
 
 import collections
-import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
+from experiments.chaos.child import Ended
+from experiments.chaos.moments import last_steps, seen
+from lit_jax import records
+from lit_jax.errors import UserError
+from lit_jax.networks import saved
 
-from experiments.chaos import harms
-from experiments.chaos.processes import Ended
-from lit_jax.errors import first_line
-
-# Of rows and records: what depends on time, and is another in every run.
+# Names, and beginnings of names, of what is another in every run.
 _TIMED = ('train_seconds', 'data_share', 'latency')
-# Method, phase, step and split of a record; None of what is no record.
-Key = tuple[str, str, int, str] | None
 REFUSED = 2
 # What a run says that was stopped.
 GO_ON = 'run the same command again to go on'
+# Method, phase, step and split of a record.
+Key = tuple[str, str, int, str]
 
 
 class State(NamedTuple):
   """What a finished run left.
 
   Attributes:
-    networks: digests of the arrays of each saved network and of what is told
-      of it, by its folder.
+    networks: what is known of each saved network, by its folder: the digest of
+      its arrays, its row, and so on, without times.
     rows: of `results.json`, without times.
-    lines: of `metrics.jsonl`.
+    records: of `metrics.jsonl`, in order.
+    odd: number of lines there that are no records.
   """
 
-  networks: Mapping[str, Mapping[str, str]]
+  networks: Mapping[str, Mapping[str, Any]]
   rows: list[dict[str, Any]]
-  lines: tuple[bytes, ...]
+  records: list[records.Record]
+  odd: int
 
   @property
   def per_epoch(self) -> dict[str, int]:
     """Steps of an epoch, by 'METHOD/PHASE'."""
-    records = [json.loads(line) for line in self.lines]
-    return {
-      f'{r["method"]}/{r["phase"]}': round(r['step'] / r['epoch'])
-      for r in records
-    }
+    return {phase_of(r): round(r['step'] / r['epoch']) for r in self.records}
+
+
+class Kept(NamedTuple):
+  """What is saved at a moment, and must not be trained again.
+
+  Attributes:
+    networks: folders of the saved ones.
+    steps: of the newest checkpoint of each phase, by 'METHOD/PHASE'.
+    records: up to these steps.
+  """
+
+  networks: Collection[str]
+  steps: Mapping[str, int]
+  records: list[records.Record]
+
+
+NOTHING = Kept((), {}, [])
 
 
 def state(workdir: pathlib.Path) -> State:
-  """Reads what a finished run left; any error where it is not whole."""
-  if '</html>' not in (workdir / 'report.html').read_text():
+  """Reads what a finished run left.
+
+  Raises:
+    OSError, ValueError, UserError: it is not whole.
+  """
+  if not (workdir / 'report.html').read_text().rstrip().endswith('</html>'):
     raise ValueError('report.html is not whole')
   rows = json.loads((workdir / 'results.json').read_text())['rows']
+  lines = (workdir / records.METRICS).read_bytes().splitlines()
+  found = records_of(workdir)
   return State(
-    {
-      name: {**arrays(workdir / name), **_told(workdir / name)}
-      for name in _networks(workdir)
-    },
+    {name: network(workdir / name) for name in _networks(workdir)},
     [_untimed(row) for row in rows],
-    lines(workdir),
+    found,
+    len(lines) - len(found),
   )
 
 
-def _untimed(values):
-  return {k: v for k, v in values.items() if not k.startswith(_TIMED)}
+def network(folder: pathlib.Path) -> dict[str, Any]:
+  """What a saved network says of itself, after a look at all its arrays.
+
+  The digests that it has of them are equal only if every bit is.
+  """
+  facts = saved.check(folder)
+  others = sorted(path.name for path in folder.glob('others/*'))
+  if others != sorted(facts.others):
+    raise ValueError(f'beside {folder} are saved {others}')
+  return vars(facts) | {'row': _untimed(facts.row)}
 
 
-def _told(network) -> dict[str, str]:
-  facts = json.loads((network / 'network.json').read_text())
-  return {'network.json': str(facts | {'row': _untimed(facts['row'])})}
+def records_of(workdir: pathlib.Path) -> list[records.Record]:
+  """Those of `metrics.jsonl`."""
+  return records.read(workdir / records.METRICS).records
+
+
+def kept(workdir: pathlib.Path, harmed: str = '') -> Kept:
+  """What is saved, but for the network or checkpoint of a harmed file."""
+  there = [n for n in seen(workdir) if not harmed.startswith(f'{n}/')]
+  steps = last_steps(there)
+  return Kept(
+    [name for name in _networks(workdir) if name in there],
+    steps,
+    [r for r in records_of(workdir) if r['step'] <= steps.get(phase_of(r), 0)],
+  )
 
 
 def _networks(workdir) -> list[str]:
@@ -80,162 +115,109 @@ def _networks(workdir) -> list[str]:
   return sorted(name for name in names if '.' not in name)
 
 
-def arrays(network: pathlib.Path) -> dict[str, str]:
-  """The digest of every array of a saved network, by its path."""
-  found = {}
-  with ocp.StandardCheckpointer() as checkpointer:
-    for folder in (network / 'arrays', *network.glob('others/*')):
-      tree = checkpointer.restore(folder.resolve())
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        about = f'{array.dtype} {array.shape} '.encode()
-        name = folder.name + jax.tree_util.keystr(path)
-        found[name] = hashlib.sha256(about + array.tobytes()).hexdigest()
-  return found
+def phase_of(record: records.Record) -> str:
+  """'METHOD/PHASE'."""
+  return f'{record["method"]}/{record["phase"]}'
 
 
-# Records.
-
-
-def lines(workdir: pathlib.Path) -> tuple[bytes, ...]:
-  """Those of `metrics.jsonl`."""
-  path = workdir / 'metrics.jsonl'
-  return tuple(path.read_bytes().splitlines()) if path.exists() else ()
-
-
-def key(line: bytes) -> Key:
+def key(record: records.Record) -> Key:
   """What a record is of."""
-  try:
-    record = json.loads(line)
-    return (
-      str(record['method']), str(record['phase']), int(record['step']),
-      str(record['split']),
-    )  # fmt: skip
-  except (ValueError, KeyError, TypeError):
-    return None
+  return record['method'], record['phase'], record['step'], record['split']
 
 
-def changed(before: Iterable[bytes], after: Iterable[bytes]) -> set[Key]:
-  """The records that are in one of the two alone."""
-  return {key(line) for line in {*before} ^ {*after}}
+def changed(
+  before: list[records.Record], after: list[records.Record]
+) -> set[Key]:
+  """What the records are of that are in one of the two alone."""
+  return {key(r) for r in before + after if r not in before or r not in after}
 
 
-# What was lost.
-
-
-class Kept(NamedTuple):
-  """What is saved at a moment, and must not be trained again.
-
-  Attributes:
-    networks: folders of the saved ones.
-    steps: of the newest checkpoint of each phase, by 'METHOD/PHASE'.
-    lines: of `metrics.jsonl` up to these.
-  """
-
-  networks: Collection[str]
-  steps: Mapping[str, int]
-  lines: tuple[bytes, ...]
-
-
-NOTHING = Kept((), {}, ())
-
-
-def kept(workdir: pathlib.Path, harmed: str = '') -> Kept:
-  """What is saved, without the network or checkpoint of a harmed file."""
-
-  def whole(name):
-    return not harmed.startswith(f'{name}/')
-
-  steps = harms.last_steps(filter(whole, harms.seen(workdir)))
-  return Kept(
-    list(filter(whole, _networks(workdir))),
-    steps,
-    tuple(line for line in lines(workdir) if _reached(key(line), steps)),
-  )
-
-
-def _reached(of: Key, steps: Mapping[str, int]) -> bool:
-  return of is not None and of[2] <= steps.get(f'{of[0]}/{of[1]}', 0)
+def _untimed(values):
+  return {k: v for k, v in values.items() if not k.startswith(_TIMED)}
 
 
 def lost(
   before: Kept, workdir: pathlib.Path, out: str, per_epoch: Mapping[str, int]
 ) -> list[str]:
-  """What was saved before a harm, and is gone or was made again after it.
+  """What was saved before a run went on, and is gone or was made again.
 
   Args:
     before: what was saved.
     workdir: after the run has gone on.
     out: what it printed since; a line of it tells of every epoch.
-    per_epoch: steps of an epoch.
+    per_epoch: steps of an epoch, by 'METHOD/PHASE'.
   """
   found = []
   done = {name.partition('/')[0] for name in before.networks}
   for phase, epoch in re.findall(r'^(\S+/\S+) epoch (\d+)/', out, re.MULTILINE):
-    saved = int(epoch) * per_epoch.get(phase, 1) <= before.steps.get(phase, 0)
-    if saved or phase.partition('/')[0] in done:
+    step = int(epoch) * per_epoch.get(phase, 1)
+    if step <= before.steps.get(phase, 0) or phase.partition('/')[0] in done:
       found.append(f'epoch {epoch} of {phase} was trained again')
-  if gone := {*before.lines} - {*lines(workdir)}:
+  after = records_of(workdir)
+  if gone := [record for record in before.records if record not in after]:
     found.append(f'{len(gone)} records of metrics.jsonl are gone')
   return found
 
 
 def differences(
   reference: State,
+  before: Kept,
   workdir: pathlib.Path,
-  more: Collection[Key] = (),
   spared: Collection[Key] = (),
 ) -> list[str]:
   """What a run left otherwise than the undisturbed one.
 
   Args:
     reference: of the undisturbed run.
-    workdir: of the other, finished too.
-    more: records that it may have beside: of stops within an epoch.
+    before: what was saved when the run went on; with the record of a stop
+      within an epoch, which splits that epoch's own.
+    workdir: of the run, finished too.
     spared: records that were harmed, of which nothing is expected.
   """
   try:
     found = state(workdir)
-  except Exception as error:  # Orbax raises many kinds for damaged arrays.
-    return [f'what is left cannot be read: {first_line(error)}']
+  except (OSError, ValueError, UserError) as error:
+    return [f'what is left cannot be read: {error}']
   problems = []
   for name in sorted({*reference.networks, *found.networks}):
     one, other = reference.networks.get(name), found.networks.get(name)
     if one is None or other is None:
       problems.append(f'{name} is {"missing" if other is None else "new"}')
     elif one != other:
-      paths = sorted({p for p, _ in {*one.items()} ^ {*other.items()}})
-      problems.append(f'{len(paths)} parts of {name} differ: {paths[0]} …')
+      parts = [part for part in one if one[part] != other[part]]
+      problems.append(f'{", ".join(parts)} of {name} differ')
   if found.rows != reference.rows:
     problems.append('the rows of results.json differ')
-  return problems + _of_records(reference.lines, found.lines, more, spared)
+  if found.odd and not spared:
+    problems.append(f'{found.odd} lines of metrics.jsonl are no records')
+  return problems + _of_records(reference, before, found, {*spared})
 
 
-def _of_records(wanted, found, more, spared):
-  known = {key(line): line for line in wanted}
-  times = collections.Counter(map(key, found))
-  of = {key(line): line for line in found}
-  more = {*more, *spared}
-  # What was harmed may also have become no record, or another one.
-  odd = [k for k in times if k not in known and k not in more]
-  # A stop within an epoch splits its record in two, with means of their own.
-  same = [
-    k for k in known.keys() & of.keys() - {*spared}
-    if not (more and k is not None and k[3] == 'train')
-  ]  # fmt: skip
+def _of_records(reference, before, found, spared):
+  wanted = {key(record): record for record in reference.records}
+  there = {key(record): record for record in found.records}
+  times = collections.Counter(map(key, found.records))
+  stops = {
+    key(r): phase_of(r)
+    for r in before.records
+    if r['split'] == 'train' and key(r) not in wanted
+  }
+
+  def differs(k):
+    one, other = wanted[k], there[k]
+    halved = k[3] == 'train' and phase_of(one) in stops.values()
+    return not halved and _untimed(one) != _untimed(other)
+
   groups = {
-    'are missing': [k for k in known if k not in times and k not in spared],
-    'are there twice': [k for k, n in times.items() if n > 1 and k not in more],
-    'are none of the undisturbed run': odd,
-    'have other numbers': [
-      k for k in same
-      if _untimed(json.loads(known[k])) != _untimed(json.loads(of[k]))
-    ],
-  }  # fmt: skip
+    'missing': wanted.keys() - there.keys(),
+    'there more than once': {k for k, n in times.items() if n > 1},
+    'none of the undisturbed run': there.keys() - wanted.keys() - stops.keys(),
+    'otherwise': filter(differs, wanted.keys() & there.keys()),
+  }
   return [
-    f'{len(keys)} records of metrics.jsonl {what}, such as {keys[0]}'
-    for what, keys in groups.items()
-    if keys
+    f'{len(keys)} records of metrics.jsonl are {what}, such as {min(keys)}'
+    for what, group in groups.items()
+    if (keys := {*group} - spared)
   ]
 
 
@@ -254,8 +236,9 @@ def said(ended: Ended, codes: Collection[int]) -> list[str]:
   if ended.code not in codes:
     problems.append(f'exit code {ended.code}')
   told = ended.err.strip().splitlines()
-  refused = len(told) == 1 and told[0].startswith('error: ')
-  if ended.code == REFUSED and not refused:
+  if ended.code == REFUSED and not (
+    len(told) == 1 and told[0].startswith('error: ')
+  ):
     problems.append(f'{len(told)} lines, and not one line of error')
   if ended.code > 128 and GO_ON not in ended.err:
     problems.append('does not say how to go on')

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,19 +11,27 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from experiments.chaos.harms import BEGIN, Event, Moment, seen
+from experiments.chaos.moments import BEGIN, Moment, seen
 
 ROOT = pathlib.Path(__file__).parents[2]
+_RIGHTS = 'setpriv', '--bounding-set=-dac_override,-dac_read_search'
 # One device, so that two runs are alike bit for bit.
 _ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
 # Often enough for the folders that Orbax renames when they are whole.
-_LOOK = 0.005
+_LOOK_SECONDS = 0.005
 # What no run takes, even on a machine that has other work.
-_PATIENCE = 1200.0
+_PATIENCE_SECONDS = 1200.0
 
 
 class Ended(NamedTuple):
-  """Attributes: exit code, None where it was too late; output; seconds."""
+  """How a command ended.
+
+  Attributes:
+    code: its exit code; None where it did not end by itself.
+    out: what it wrote to stdout.
+    err: the same of stderr.
+    seconds: from its start to its end.
+  """
 
   code: int | None
   out: str
@@ -33,40 +42,34 @@ class Ended(NamedTuple):
 class Child:
   """A command at work."""
 
-  def __init__(
-    self, command: Sequence[str], output: pathlib.Path, user: int | None
-  ):
+  def __init__(self, command: Sequence[str], output: pathlib.Path):
     """Starts it.
 
     Args:
       command: arguments of this Python.
       output: what it writes goes to this path with '.out' and '.err'.
-      user: number of another user, whom it is run as.
     """
     self._paths = [output.with_suffix(f'.{n}') for n in ('out', 'err')]
-    path = [str(ROOT), os.environ.get('PYTHONPATH', '')]
-    variables = {
-      **os.environ, **_ENVIRONMENT,
-      'PYTHONPATH': os.pathsep.join(filter(None, path)),
-    }  # fmt: skip
     # Each workdir keeps its own programs, as it does for everybody.
+    variables = os.environ | _ENVIRONMENT | {'PYTHONPATH': os.pathsep.join(
+      [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+    )}  # fmt: skip
     variables.pop('JAX_COMPILATION_CACHE_DIR', None)
-    if user is not None:
-      home = output.parents[1] / 'home'
-      home.mkdir(exist_ok=True)
-      os.chown(home, user, user)
-      variables['HOME'] = str(home)
     with self._paths[0].open('wb') as out, self._paths[1].open('wb') as err:
       self._process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=variables, stdout=out,
-        stderr=err, start_new_session=True, user=user, group=user,
-        extra_groups=None if user is None else [],
+        [*bound(), sys.executable, *command], cwd=ROOT, env=variables,
+        stdout=out, stderr=err, start_new_session=True,
       )  # fmt: skip
-    self.begin = time.monotonic()
+    self._begin = time.monotonic()
 
   @property
   def runs(self) -> bool:
     return self._process.poll() is None
+
+  @property
+  def seconds(self) -> float:
+    """Since its start."""
+    return time.monotonic() - self._begin
 
   def send(self, number: int) -> None:
     """Sends a signal to the whole group."""
@@ -77,7 +80,7 @@ class Child:
     """Asks the process alone to stop, as `kill PID` does."""
     self._process.terminate()
 
-  def wait(self, seconds: float = _PATIENCE) -> Ended:
+  def wait(self, seconds: float = _PATIENCE_SECONDS) -> Ended:
     """Waits for the end; kills it after so many seconds."""
     try:
       code = self._process.wait(seconds)
@@ -86,39 +89,47 @@ class Child:
       self.send(signal.SIGKILL)
       self._process.wait()
     out, err = (path.read_text(errors='replace') for path in self._paths)
-    return Ended(code, out, err, time.monotonic() - self.begin)
+    return Ended(code, out, err, self.seconds)
 
   def reaches(self, moment: Moment, workdir: pathlib.Path) -> bool:
     """Waits for a moment; False where the end came first."""
-    while moment.event != BEGIN and moment.event not in seen(workdir):
-      if not self.runs:
-        return False
-      time.sleep(_LOOK)
-    since = self.begin if moment.event == BEGIN else time.monotonic()
-    while (left := since + moment.seconds - time.monotonic()) > 0:
-      if not self.runs:
-        return False
-      time.sleep(min(left, _LOOK))
+    begin = 0.0
+    if moment.path != BEGIN:
+      while moment.path not in seen(workdir):
+        if not self.runs:
+          return False
+        time.sleep(_LOOK_SECONDS)
+      begin = self.seconds
+    while (left := begin + moment.seconds - self.seconds) > 0 and self.runs:
+      time.sleep(min(left, _LOOK_SECONDS))
     return self.runs
 
-  def events(self, workdir: pathlib.Path) -> list[Event]:
-    """What appears until the end, which is an event, too."""
+  def events(self, workdir: pathlib.Path) -> list[tuple[str, float]]:
+    """Each path that appears, and seconds until then; last comes the end."""
     found = {BEGIN: 0.0}
     while True:
-      running, now = self.runs, time.monotonic() - self.begin
+      running, now = self.runs, self.seconds
       for name in sorted(seen(workdir) - found.keys()):
         found[name] = now
       if not running:
-        return [*(Event(*one) for one in found.items()), Event('end', now)]
-      time.sleep(_LOOK)
+        return [*found.items(), ('end', now)]
+      time.sleep(_LOOK_SECONDS)
+
+
+def bound() -> tuple[str, ...]:
+  """What makes root as bound by the rights to write as anybody else.
+
+  Nothing for other users, and where there is no such program.
+  """
+  if os.geteuid() or not shutil.which(_RIGHTS[0]):
+    return ()
+  return _RIGHTS
 
 
 @contextlib.contextmanager
-def started(
-  command: Sequence[str], output: pathlib.Path, user: int | None = None
-) -> Iterator[Child]:
+def started(command: Sequence[str], output: pathlib.Path) -> Iterator[Child]:
   """A child, as `Child` has it, that does not outlive the block."""
-  child = Child(command, output, user)
+  child = Child(command, output)
   try:
     yield child
   finally:

@@ -2,22 +2,23 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import random
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from experiments.chaos import compare, harms
+from experiments.chaos import compare, damages, moments
+from experiments.chaos.child import Child, Ended, started
 from experiments.chaos.compare import Kept, Key
-from experiments.chaos.harms import Event, Moment
-from experiments.chaos.processes import Child, Ended, started
+from experiments.chaos.moments import Moment
 from lit_jax.errors import UserError
 from lit_jax.files import write_json
 
-# The states of a workdir whose files are damaged; both are folders, too.
-FINISHED, HALF = 'finished', 'half-way'
+# What a run can begin with, each a folder beside it: compiled programs alone,
+# a run that was stopped, and one that is over. Files of the last two are
+# damaged.
+PROGRAMS, HALF, FINISHED = 'programs', 'half-way', 'finished'
 _REFUSE_SECONDS = 120.0  # for a run that cannot write any more
 _TRIES = 3  # for a moment that may come after the run's end
 
@@ -58,35 +59,36 @@ class Site:
       shutil.rmtree(self.folder, ignore_errors=True)
       self.folder.mkdir(parents=True)
       made = {'command': about, 'events': self._undisturbed()}
-    self.events = [Event(*event) for event in made['events']]
-    self.stretches = harms.stretches(self.events)
+    self.stretches = moments.stretches(made['events'])
     self.reference = compare.state(self.folder / FINISHED)
     if not (self.folder / HALF).exists():
       # A checkpoint within a phase, which steps and networks follow.
       *_, last = (
         stretch for stretch in self.stretches
-        if stretch.stage == 'training' and stretch.event.count('/') == 2
+        if stretch.stage == 'training' and stretch.path.count('/') == 2
       )  # fmt: skip
-      self._must(self.at(last._replace(seconds=0.0), Child.ask)[1], 143)
+      _, ended = self.at(last._replace(seconds=0.0), Child.ask)
+      self._must(ended, 143)
       self.run.rename(self.folder / HALF)
     write_json(path, made)
 
-  def _undisturbed(self) -> list[Event]:
-    """What is seen of the second run, which finds the programs of the first."""
-    first, second = self.folder / 'first', self.folder / FINISHED
-    self.fresh(cold=True)
+  def _undisturbed(self) -> list[tuple[str, float]]:
+    """The events of the second run, which finds the programs of the first."""
+    self.fresh(None)
     self._must(self.command(), 0)
-    self.run.rename(first)
-    self.fresh()
+    first = compare.state(self.run)
+    (self.folder / PROGRAMS).mkdir()
+    (self.run / 'cache').rename(self.folder / PROGRAMS / 'cache')
+    self.fresh(PROGRAMS)
     with self.start() as child:
       events = child.events(self.run)
       self._must(child.wait(), 0)
-    self.run.rename(second)
-    if found := compare.differences(compare.state(first), second):
+    if found := compare.differences(first, compare.NOTHING, self.run):
       raise UserError(
         f'two undisturbed runs of {self.task.name} differ '
         f'({"; ".join(found)}), so that nothing can be told of disturbed ones'
       )
+    self.run.rename(self.folder / FINISHED)
     return events
 
   def _must(self, ended: Ended, code: int):
@@ -101,35 +103,27 @@ class Site:
     shutil.rmtree(self.logs, ignore_errors=True)
     self._commands = 0
 
-  def fresh(
-    self, base: str = '', cold: bool = False, user: int | None = None
-  ) -> None:
-    """Begins `run` anew: a copy, or empty but for programs if not `cold`."""
+  def fresh(self, base: str | None) -> None:
+    """Begins `run` anew, as a copy of what lies in `base`, or empty."""
     self.run.mkdir(exist_ok=True)
     # The folder itself stays, for it may be a file system of its own.
     for path in self.run.iterdir():
       shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if base:
+    if base is not None:
       shutil.copytree(self.folder / base, self.run, dirs_exist_ok=True)
-    elif not cold:
-      shutil.copytree(self.folder / 'first' / 'cache', self.run / 'cache')
-    if user is not None:
-      for path in (self.run, *self.run.rglob('*')):
-        os.chown(path, user, user)
 
   @contextlib.contextmanager
-  def start(self, user: int | None = None) -> Iterator[Child]:
-    """The command at work in `run`."""
+  def start(self) -> Iterator[Child]:
+    """The task's command, at work in `run`."""
     self.logs.mkdir(exist_ok=True)
     self._commands += 1
     command = [*self.task.command, f'--workdir={self.run}']
-    output = self.logs / str(self._commands)
-    with started(command, output, user) as child:
+    with started(command, self.logs / str(self._commands)) as child:
       yield child
 
-  def command(self, user: int | None = None) -> Ended:
-    """Runs the command to its end."""
-    with self.start(user) as child:
+  def command(self) -> Ended:
+    """Runs the task's command to its end."""
+    with self.start() as child:
       return child.wait()
 
   def at(
@@ -137,19 +131,24 @@ class Site:
     moment: Moment,
     harm: Callable[[Child], Any],
     seconds: float = _REFUSE_SECONDS,
-    cold: bool = False,
-    user: int | None = None,
+    base: str | None = PROGRAMS,
   ) -> tuple[Moment, Ended]:
     """Harms a run that begins anew; the moment, and how the run ended.
 
     Where the run ends before the moment, half as late a one is tried.
 
+    Args:
+      moment: to harm it at.
+      harm: does so.
+      seconds: within which the run then has to end.
+      base: what it begins with.
+
     Raises:
       Skipped: it always ends before.
     """
     for _ in range(_TRIES):
-      self.fresh(cold=cold, user=user)
-      with self.start(user) as child:
+      self.fresh(base)
+      with self.start() as child:
         if child.reaches(moment, self.run):
           harm(child)
           return moment, child.wait(seconds)
@@ -157,53 +156,46 @@ class Site:
     raise Skipped(f'the run always ended before the moment, last {moment}')
 
   def over(
-    self,
-    before: Kept,
-    ended: Ended,
-    more: Collection[Key] = (),
-    spared: Collection[Key] = (),
+    self, before: Kept, ended: Ended, spared: Collection[Key] = ()
   ) -> list[str]:
     """The problems with a run that should have gone on to its end.
 
     Args:
       before: what was saved when it began to go on.
       ended: how it ended.
-      more, spared: as `compare.differences` has them.
+      spared: records that were harmed.
     """
     problems = compare.said(ended, {0})
     if ended.code != 0:
       return [*problems, *ended.err.strip().splitlines()[-1:]]
     per_epoch = self.reference.per_epoch
-    problems += compare.lost(before, self.run, ended.out, per_epoch)
-    return problems + compare.differences(
-      self.reference, self.run, more, spared
-    )
+    return [
+      *problems,
+      *compare.lost(before, self.run, ended.out, per_epoch),
+      *compare.differences(self.reference, before, self.run, spared),
+    ]
 
-  def moment(self, stages: Collection[str], source: random.Random) -> Moment:
+  def moment(self, stages: Sequence[str], source: random.Random) -> Moment:
     """Draws a stage, and a moment in it."""
-    there = {stretch.stage for stretch in self.stretches}
-    stage = source.choice([stage for stage in stages if stage in there])
-    return harms.moment(self.stretches, stage, source)
+    return moments.draw(self.stretches, stages, source)
 
-  def damages(self) -> list[harms.Damage]:
+  def damages(self) -> list[damages.Damage]:
     """All harms of files, in an order that the seed draws."""
     folders = {name: self.folder / name for name in (HALF, FINISHED)}
-    return harms.damages(
-      {name: _files(folder) for name, folder in folders.items()},
+    return damages.drawn(
+      {name: _sizes(folder) for name, folder in folders.items()},
       {name: _newest(folder) for name, folder in folders.items()},
       random.Random(self.seed),
     )
 
 
-def _files(folder) -> dict[str, int]:
-  """The sizes of those that can be harmed, which hold something."""
+def _sizes(folder) -> dict[str, int]:
   files = [path for path in folder.rglob('*') if path.is_file()]
-  sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in files}
-  return {path: size for path, size in sizes.items() if size}
+  return {f.relative_to(folder).as_posix(): f.stat().st_size for f in files}
 
 
 def _newest(folder) -> str:
   """The checkpoint that was written last."""
-  steps = harms.last_steps(harms.seen(folder))
+  steps = moments.last_steps(moments.seen(folder))
   names = [f'{phase}/{step}' for phase, step in steps.items()]
   return max(names, key=lambda name: (folder / name).stat().st_mtime_ns)
