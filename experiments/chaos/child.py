@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.chaos.moments import BEGIN, Moment, seen
 
-ROOT = pathlib.Path(__file__).parents[2]
+_ROOT = pathlib.Path(__file__).parents[2]
 _RIGHTS = 'setpriv', '--bounding-set=-dac_override,-dac_read_search'
 # One device, so that two runs are alike bit for bit.
 _ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
@@ -24,23 +24,24 @@ _PATIENCE_SECONDS = 1200.0
 
 
 class Ended(NamedTuple):
-  """How a command ended.
-
-  Attributes:
-    code: its exit code; None where it did not end by itself.
-    out: what it wrote to stdout.
-    err: the same of stderr.
-    seconds: from its start to its end.
-  """
+  """How a command ended: its exit code, None where it did not; its output."""
 
   code: int | None
   out: str
   err: str
-  seconds: float
+
+
+def bound() -> tuple[str, ...]:
+  """What makes root as bound by the rights to write as anybody else.
+
+  Nothing for other users, and where there is no such program.
+  """
+  needed = not os.geteuid() and shutil.which(_RIGHTS[0])
+  return _RIGHTS if needed else ()
 
 
 class Child:
-  """A command at work."""
+  """A command at work, which does not outlive a `with` block."""
 
   def __init__(self, command: Sequence[str], output: pathlib.Path):
     """Starts it.
@@ -50,17 +51,24 @@ class Child:
       output: what it writes goes to this path with '.out' and '.err'.
     """
     self._paths = [output.with_suffix(f'.{n}') for n in ('out', 'err')]
+    path = [str(_ROOT), os.environ.get('PYTHONPATH', '')]
+    variables = os.environ | _ENVIRONMENT
+    variables['PYTHONPATH'] = os.pathsep.join(filter(None, path))
     # Each workdir keeps its own programs, as it does for everybody.
-    variables = os.environ | _ENVIRONMENT | {'PYTHONPATH': os.pathsep.join(
-      [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-    )}  # fmt: skip
     variables.pop('JAX_COMPILATION_CACHE_DIR', None)
     with self._paths[0].open('wb') as out, self._paths[1].open('wb') as err:
       self._process = subprocess.Popen(
-        [*bound(), sys.executable, *command], cwd=ROOT, env=variables,
+        [*bound(), sys.executable, *command], cwd=_ROOT, env=variables,
         stdout=out, stderr=err, start_new_session=True,
       )  # fmt: skip
     self._begin = time.monotonic()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self.send(signal.SIGKILL)
+    self.wait()
 
   @property
   def runs(self) -> bool:
@@ -89,7 +97,7 @@ class Child:
       self.send(signal.SIGKILL)
       self._process.wait()
     out, err = (path.read_text(errors='replace') for path in self._paths)
-    return Ended(code, out, err, self.seconds)
+    return Ended(code, out, err)
 
   def reaches(self, moment: Moment, workdir: pathlib.Path) -> bool:
     """Waits for a moment; False where the end came first."""
@@ -114,24 +122,3 @@ class Child:
       if not running:
         return [*found.items(), ('end', now)]
       time.sleep(_LOOK_SECONDS)
-
-
-def bound() -> tuple[str, ...]:
-  """What makes root as bound by the rights to write as anybody else.
-
-  Nothing for other users, and where there is no such program.
-  """
-  if os.geteuid() or not shutil.which(_RIGHTS[0]):
-    return ()
-  return _RIGHTS
-
-
-@contextlib.contextmanager
-def started(command: Sequence[str], output: pathlib.Path) -> Iterator[Child]:
-  """A child, as `Child` has it, that does not outlive the block."""
-  child = Child(command, output)
-  try:
-    yield child
-  finally:
-    child.send(signal.SIGKILL)
-    child.wait()

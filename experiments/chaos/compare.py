@@ -229,7 +229,7 @@ def said(ended: Ended, codes: Collection[int]) -> list[str]:
     codes: that it may end with.
   """
   if ended.code is None:
-    return [f'had not ended after {ended.seconds:.0f} s']
+    return ['it did not end']
   problems = []
   if 'Traceback' in ended.err + ended.out:
     problems.append('a traceback')

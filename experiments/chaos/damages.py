@@ -21,7 +21,6 @@ class Kind(NamedTuple):
   may_refuse: bool = False
 
 
-NEWEST = 'newest '
 # The first whose pattern matches. A run that goes on ends as the undisturbed
 # one; for that it reads what else there is: networks are saved again from the
 # last checkpoint, and phases go on from the checkpoint before.
@@ -55,7 +54,7 @@ def kind_of(path: str, newest: str) -> Kind:
   """
   kind = next(k for k in KINDS if re.fullmatch(k.pattern, path))
   if path.startswith(f'{newest}/'):
-    return kind._replace(name=NEWEST + kind.name)
+    return kind._replace(name=f'newest {kind.name}')
   return kind
 
 
@@ -76,14 +75,7 @@ HARMS = {
 
 
 class Damage(NamedTuple):
-  """What is damaged, and how.
-
-  Attributes:
-    state: of the workdir that it happens to.
-    path: of the file, below the workdir.
-    kind: of the file.
-    harm: of HARMS.
-  """
+  """The workdir's state; the file's path below it, and its kind; a harm."""
 
   state: str
   path: str

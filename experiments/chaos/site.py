@@ -1,15 +1,14 @@
 """Where a task's runs lie, and what its trials begin and compare with."""
 
-import contextlib
 import json
 import pathlib
 import random
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from experiments.chaos import compare, damages, moments
-from experiments.chaos.child import Child, Ended, started
+from experiments.chaos.child import Child, Ended
 from experiments.chaos.compare import Kept, Key
 from experiments.chaos.moments import Moment
 from lit_jax.errors import UserError
@@ -55,12 +54,20 @@ class Site:
     """
     path, about = self.folder / 'made.json', list(self.task.command)
     made = json.loads(path.read_text()) if path.exists() else {}
-    if made.get('command') != about:
+    if made.get('command') == about:
+      self._compare_with(made['events'])
+    else:
       shutil.rmtree(self.folder, ignore_errors=True)
-      self.folder.mkdir(parents=True)
-      made = {'command': about, 'events': self._undisturbed()}
-    self.stretches = moments.stretches(made['events'])
-    self.reference = compare.state(self.folder / FINISHED)
+      self.undisturbed(None)
+      first = self.reference
+      # Only now its moments are those of trials, which find the programs, too.
+      made = {'command': about, 'events': self.undisturbed(PROGRAMS)}
+      finished = self.folder / FINISHED
+      if found := compare.differences(first, compare.NOTHING, finished):
+        raise UserError(
+          f'two undisturbed runs of {self.task.name} differ '
+          f'({"; ".join(found)}), so that nothing can be told of disturbed ones'
+        )
     if not (self.folder / HALF).exists():
       # A checkpoint within a phase, which steps and networks follow.
       *_, last = (
@@ -72,24 +79,23 @@ class Site:
       self.run.rename(self.folder / HALF)
     write_json(path, made)
 
-  def _undisturbed(self) -> list[tuple[str, float]]:
-    """The events of the second run, which finds the programs of the first."""
-    self.fresh(None)
-    self._must(self.command(), 0)
-    first = compare.state(self.run)
-    (self.folder / PROGRAMS).mkdir()
-    (self.run / 'cache').rename(self.folder / PROGRAMS / 'cache')
-    self.fresh(PROGRAMS)
+  def undisturbed(self, base: str | None) -> list[tuple[str, float]]:
+    """Makes the run that trials are compared with; its events."""
+    self.fresh(base)
     with self.start() as child:
       events = child.events(self.run)
       self._must(child.wait(), 0)
-    if found := compare.differences(first, compare.NOTHING, self.run):
-      raise UserError(
-        f'two undisturbed runs of {self.task.name} differ '
-        f'({"; ".join(found)}), so that nothing can be told of disturbed ones'
-      )
-    self.run.rename(self.folder / FINISHED)
+    finished, programs = self.folder / FINISHED, self.folder / PROGRAMS
+    for old in (finished, programs):
+      shutil.rmtree(old, ignore_errors=True)
+    self.run.rename(finished)
+    shutil.copytree(finished / 'cache', programs / 'cache')
+    self._compare_with(events)
     return events
+
+  def _compare_with(self, events):
+    self.stretches = moments.stretches(events)
+    self.reference = compare.state(self.folder / FINISHED)
 
   def _must(self, ended: Ended, code: int):
     if problems := compare.said(ended, {code}):
@@ -105,21 +111,19 @@ class Site:
 
   def fresh(self, base: str | None) -> None:
     """Begins `run` anew, as a copy of what lies in `base`, or empty."""
-    self.run.mkdir(exist_ok=True)
+    self.run.mkdir(parents=True, exist_ok=True)
     # The folder itself stays, for it may be a file system of its own.
     for path in self.run.iterdir():
       shutil.rmtree(path) if path.is_dir() else path.unlink()
     if base is not None:
       shutil.copytree(self.folder / base, self.run, dirs_exist_ok=True)
 
-  @contextlib.contextmanager
-  def start(self) -> Iterator[Child]:
+  def start(self) -> Child:
     """The task's command, at work in `run`."""
     self.logs.mkdir(exist_ok=True)
     self._commands += 1
     command = [*self.task.command, f'--workdir={self.run}']
-    with started(command, self.logs / str(self._commands)) as child:
-      yield child
+    return Child(command, self.logs / str(self._commands))
 
   def command(self) -> Ended:
     """Runs the task's command to its end."""
