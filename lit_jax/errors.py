@@ -9,6 +9,7 @@ from typing import Any
 # What programs compute in; Python's own numbers go far beyond it.
 _FLOAT32_MAX = 3.4028234663852886e38
 _SHOWN = 80  # characters of a value in a message
+_REASON = 300  # characters of another error's words, of which a path has many
 
 
 class UserError(Exception):
@@ -17,11 +18,21 @@ class UserError(Exception):
   Command lines print it without a traceback and exit with code 2.
   """
 
+  def __init__(self, message: str):
+    """What cannot be printed in a line, as in foreign names, is escaped."""
+    super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+  """The text in one line, with escapes for what does not print."""
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
 
 def reason(error: BaseException) -> str:
-  """An error's own words, cut to one line."""
+  """An error's own words, cut to one line and not too long."""
   words = getattr(error, 'strerror', None) or str(error)
-  return next(iter(str(words).strip().splitlines()), type(error).__name__)
+  line = next(iter(str(words).strip().splitlines()), type(error).__name__)
+  return line if len(line) <= _REASON else f'{line[: _REASON - 1]}…'
 
 
 def shown(value: Any) -> str:
