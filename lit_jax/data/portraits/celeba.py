@@ -153,7 +153,9 @@ class _Files(NamedTuple):
   def facts(self) -> dict[str, Any]:
     digest = hashlib.sha256()
     for file in self._there():
-      digest.update(f'{file.name}/{file.size}/{file.changed}\n'.encode())
+      facts = f'{file.name}/{file.size}/{file.changed}\n'
+      # A name may be no UTF-8.
+      digest.update(facts.encode(errors='surrogateescape'))
     rows = hashlib.sha256(checks.read(self.rows, _FIX)).hexdigest()
     return {'kind': 'celeba', 'images': digest.hexdigest(), 'rows': rows}
 

@@ -6,9 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from lit_jax.errors import reason
+from lit_jax.errors import printable, reason
 
+# No others are tried, whatever a file is called: Pillow would run Ghostscript.
+_FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+_MOST_PIXELS = 89_478_485  # above it Pillow warns
 
 
 class Unusable(Exception):
@@ -20,7 +23,7 @@ class Unusable(Exception):
 
   def __init__(self, kind: str, message: str):
     """`message` says what is wrong and where, in one line."""
-    super().__init__(message)
+    super().__init__(printable(message))
     self.kind = kind
 
 
@@ -52,10 +55,23 @@ def read(path: str, size: int, crop: int = 0) -> np.ndarray:
   """An image file as a square, see `square`; upright, as EXIF says.
 
   Raises:
-    Unusable: there is no such file, it is broken or smaller than the crop.
+    Unusable: there is no such file, it is broken, too large, of too many bits
+      or smaller than the crop.
   """
+  if os.path.exists(path) and not os.path.isfile(path):
+    # A pipe would be waited for, and a device read without an end.
+    words = 'is no image that can be read (a directory or a pipe)'
+    raise Unusable('broken', f'{path}: {words}')
   try:
-    with Image.open(path) as image:
+    with Image.open(path, formats=_FORMATS) as image:
+      width, height = image.size
+      # A small file can hold a large image; of one twice as large Pillow
+      # itself refuses to read more than the size.
+      if width * height > _MOST_PIXELS:
+        raise Unusable(
+          'too large',
+          f'{path}: is {width}x{height}, of more than {_MOST_PIXELS} pixels',
+        )
       image.load()
       return square(ImageOps.exif_transpose(image), size, crop, path)
   except Unusable:
@@ -85,8 +101,15 @@ def square(
     weighted mean of all pixels (antialiased).
 
   Raises:
-    Unusable: the image is smaller than the crop.
+    Unusable: the image is smaller than the crop, or of too many bits.
   """
+  if image.mode.startswith(('I', 'F')):
+    # Pillow would cut off all numbers at 255.
+    raise Unusable(
+      'of other bits',
+      f'{where}: its pixels are of mode {image.mode}, which have more than 8 '
+      'bits a channel',
+    )
   width, height = image.size
   side = crop or min(width, height)
   if side > min(width, height):
