@@ -89,7 +89,10 @@ def reading(entry: str, what: str) -> Iterator[dict[str, Any]]:
     with open(os.path.join(entry, META)) as f:
       meta = json.load(f)
     yield meta
-  except (OSError, EOFError, KeyError, TypeError, ValueError) as e:
+  except UserError:
+    raise
+  # JSON's and NumPy's readers raise errors of every kind.
+  except Exception as e:
     fault = f'lacks {e}' if isinstance(e, KeyError) else reason(e)
     raise UserError(
       f'{entry}: these {what} cannot be used ({fault}); delete that folder and '

@@ -11,7 +11,6 @@ no kernel is dense.
 import io
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from lit_jax.files import write_bytes
 _BITS, _INDICES, _VALUES = ':bits', ':indices', ':values'
 # Of a ZIP file without entries.
 _EMPTY = 22
+_HEADER = 1000  # bytes of an entry beside its array's, at most
 
 Entries = dict[str, np.ndarray]
 
@@ -82,9 +82,10 @@ def read(
   try:
     # Of bytes, for NumPy leaves a damaged file open.
     file = np.lib.npyio.NpzFile(io.BytesIO(path.read_bytes()))
+    _check_size(file, template)
     entries = {name: file[name] for name in file.files}
-  # NumPy raises many kinds for damaged entries.
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+  # NumPy and the readers below it raise errors of every kind.
+  except Exception as error:
     raise UserError(
       f'cannot read {path} ({first_line(error)}); write it again'
     ) from None
@@ -106,6 +107,17 @@ def read(
       f'{path} holds {min(entries)} as well, and is of another network'
     )
   return variables
+
+
+def _check_size(file, template) -> None:
+  """Of what is packed, which `write` packs not, a small file can hold much."""
+  leaves = jax.tree.leaves(dict(template))
+  dense = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+  # Each leaf is stored in its smallest form, of two entries at most.
+  most = dense + 2 * _HEADER * (len(leaves) + 1)
+  found = sum(member.file_size for member in file.zip.infolist())
+  if found > most:
+    raise ValueError(f'it holds {found} bytes, and the network {dense}')
 
 
 def _content(variables) -> bytes:

@@ -2,13 +2,13 @@
 
 import io
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable
 
 import numpy as np
 
 from lit_jax.errors import UserError, reason
+
+_HEADERS = 10_000  # bytes of an .npz file beside its arrays'
 
 
 def read(path: str, fix: str) -> bytes:
@@ -24,23 +24,28 @@ def read(path: str, fix: str) -> bytes:
 
 
 def read_arrays(
-  path: str, names: Iterable[str], fix: str
+  path: str, names: Iterable[str], most: int, fix: str
 ) -> dict[str, np.ndarray]:
-  """These arrays of an `.npz`; UserError, which ends with `fix`, if damaged."""
+  """These arrays of an `.npz`.
+
+  Args:
+    path: of the file.
+    names: of the arrays.
+    most: bytes that all of them have, unpacked; a small file can hold more.
+    fix: what to do about a damaged one, with which the message ends.
+
+  Raises:
+    UserError: the file is damaged, or holds more.
+  """
   raw = io.BytesIO(read(path, fix))
   try:
     with np.load(raw) as arrays:
+      found = sum(member.file_size for member in arrays.zip.infolist())
+      if found > most + _HEADERS:
+        raise ValueError(f'it holds {found} bytes, not {most}')
       return {name: arrays[name] for name in names}
-  except (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    AttributeError,
-    TypeError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as e:
+  # NumPy and the readers below it raise errors of every kind.
+  except Exception as e:
     raise UserError(f'{path}: is damaged ({reason(e)}); {fix}') from e
 
 

@@ -3,12 +3,12 @@
 import hashlib
 import http.client
 import io
+import math
 import os
 import shutil
 import sys
 import tarfile
 import urllib.request
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -133,6 +133,9 @@ def _unpacked(cifar: _Cifar, folder: str) -> str:
 def _archive_splits(name: str, path: str) -> dict[str, Split]:
   cifar = _CIFAR[name]
   fix = f'delete it and fetch {_URL}{cifar.archive} again'
+  if not os.path.isfile(path):
+    # A pipe would be waited for.
+    raise UserError(f'{path}: is a directory or a pipe; {fix}')
   try:
     with open(path, 'rb') as f:
       if _md5(f) != cifar.md5:
@@ -141,8 +144,11 @@ def _archive_splits(name: str, path: str) -> dict[str, Split]:
           f'another file; {fix}'
         )
       f.seek(0)
-      contents = _members(f, cifar.folder)
-  except (OSError, EOFError, tarfile.TarError, zlib.error) as e:
+      contents = _members(f, cifar)
+  except UserError:
+    raise
+  # The readers of archives raise errors of every kind.
+  except Exception as e:
     raise UserError(f'{path}: cannot be read ({reason(e)}); {fix}') from e
 
   def read(file: str) -> tuple[str, bytes]:
@@ -186,15 +192,19 @@ def _binary_splits(
   return splits
 
 
+def _file_size(cifar: _Cifar, split: str) -> int:
+  """Bytes of each file of a split."""
+  return cifar.records[split] * (cifar.label_bytes + math.prod(_SHAPE))
+
+
 def _records(
   cifar: _Cifar, split: str, raw: bytes, where: str, fix: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Images uint8 [N, 32, 32, 3] and labels uint8 [N] of one file."""
   height, width, channels = _SHAPE
   count = cifar.records[split]
-  size = cifar.label_bytes + height * width * channels
-  checks.check_size(len(raw), count * size, where, fix)
-  records = np.frombuffer(raw, np.uint8).reshape(count, size)
+  checks.check_size(len(raw), _file_size(cifar, split), where, fix)
+  records = np.frombuffer(raw, np.uint8).reshape(count, -1)
   # A record is its labels, then a plane each of red, green and blue.
   planes = records[:, cifar.label_bytes :]
   planes = planes.reshape(count, channels, height, width)
@@ -202,15 +212,17 @@ def _records(
   return images, records[:, cifar.label_bytes - 1]
 
 
-def _members(f: io.BufferedReader, folder: str) -> dict[str, bytes]:
-  """The files of one folder of a packed tar, by name within the folder."""
+def _members(f: io.BufferedReader, cifar: _Cifar) -> dict[str, bytes]:
+  """The files of a packed tar that are wanted, by name; none is unpacked."""
   contents = {}
+  # A byte more than there can be: a small archive can hold a large file.
+  most = max(_file_size(cifar, split) for split in cifar.files) + 1
   with tarfile.open(fileobj=f, mode='r|gz') as tar:
     for member in tar:
       where, file = os.path.split(os.path.normpath(member.name))
-      data = tar.extractfile(member) if where == folder else None
+      data = tar.extractfile(member) if where == cifar.folder else None
       if data is not None:
-        contents[file] = data.read()
+        contents[file] = data.read(most)
   return contents
 
 

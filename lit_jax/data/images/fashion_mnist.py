@@ -138,7 +138,8 @@ def _idx(path: str, magic: int, shape: tuple[int, ...], fix: str) -> np.ndarray:
 
 def _mini() -> dict[str, Split]:
   names = [f'{s}_{kind}' for s in _MINI_COUNTS for kind in ('images', 'labels')]
-  arrays = checks.read_arrays(_MINI_PATH, names, _MINI_FIX)
+  most = sum(_MINI_COUNTS.values()) * (math.prod(_SHAPE) + 1)
+  arrays = checks.read_arrays(_MINI_PATH, names, most, _MINI_FIX)
   return {s: _mini_split(s, arrays) for s in _MINI_COUNTS}
 
 
