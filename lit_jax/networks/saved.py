@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from lit_jax import models
 from lit_jax.blocks import BlockNet, shapes
-from lit_jax.errors import UserError, first_line
+from lit_jax.errors import UserError, first_line, shown
 from lit_jax.files import read_json, sync_folder, write_json
 
 EMBEDDED = 'embedded'
@@ -28,6 +28,18 @@ _EMBEDDED_FOLDER = pathlib.Path(__file__).parent / 'teachers'
 # Students that come with the project, beside the package.
 STUDENTS = pathlib.Path(__file__).parents[2] / 'students'
 _JSON, _ARRAYS, _OTHERS = 'network.json', 'arrays', 'others'
+_MEND = 'copy the folder again or train it anew'
+# What JSON has for each fact.
+_KINDS: dict[str, tuple[type, ...]] = {
+  'spec': (dict, type(None)),
+  'dataset': (str,),
+  'classes': (list,),
+  'input': (dict,),
+  'precision': (str,),
+  'digest': (str,),
+  'row': (dict,),
+  'others': (dict,),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +174,12 @@ def describe(folder: pathlib.Path) -> Facts:
       f'{path} does not say {", ".join(missing)}: it is damaged, or of an '
       'earlier version; train the network anew'
     )
+  for name in names:
+    if not isinstance(content[name], _KINDS[name]):
+      raise UserError(
+        f'{path}: {name} is {shown(content[name])}, which no network has; '
+        f'{_MEND}'
+      )
   return Facts(**{name: content[name] for name in names})
 
 
@@ -197,8 +215,9 @@ def load(
 
   Args:
     folder: written by `save`, or the name of a student (`find`).
-    wanted: its specification or the network itself; None takes any that has a
-      specification.
+    wanted: its specification or the network itself; None takes any of
+      lit_jax's own families. Other code is run where the caller names it, never
+      because a file does.
 
   Returns:
     Its facts and variables (float32 arrays).
@@ -210,14 +229,19 @@ def load(
   facts = describe(folder)
   if wanted is not None and not isinstance(wanted, BlockNet):
     _check_spec(folder, facts.spec or {}, wanted)
-  net = wanted if isinstance(wanted, BlockNet) else facts.spec
-  if net is None:
+  arrays = folder / _ARRAYS
+  if wanted is not None:
+    template = shapes(models.build(wanted))
+    return facts, _restored(folder, arrays, template, facts.digest)
+  if facts.spec is None:
     raise UserError(
       f'{folder} holds a network that was given as a BlockNet; give that '
       'BlockNet to load it'
     )
-  template = shapes(models.build(net))
-  return facts, _restored(folder, folder / _ARRAYS, template, facts.digest)
+  variables = _restored(folder, arrays, None, facts.digest)
+  layers = len(jax.tree.leaves(variables))
+  _check_shapes(folder, variables, _described(folder, facts.spec, layers))
+  return facts, variables
 
 
 def load_others(
@@ -254,23 +278,45 @@ def _restored(
       variables = checkpointer.restore(arrays.resolve(), template)
   except Exception as error:  # Orbax raises many kinds for a damaged folder.
     raise _unreadable(folder, what, first_line(error)) from None
-  found, expected = (
-    jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
-    for tree in (variables, template)
-  )
-  if template is not None and found != expected:
-    # Orbax does not look at them.
-    raise _unreadable(folder, what, 'they have other shapes than are asked for')
+  if template is not None:
+    _check_shapes(folder, variables, template, what)
   if digest(jax.device_get(variables)) != wanted:
     raise _unreadable(folder, what, 'they are not those that were saved')
   return variables
 
 
-def _unreadable(folder, what, why):
-  return UserError(
-    f'cannot read {what} of {folder} ({why}); copy the folder again or '
-    'train it anew'
+def _check_shapes(folder, variables, template, what='the arrays'):
+  """Orbax does not look at them."""
+  found, expected = (
+    jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+    for tree in (variables, template)
   )
+  if found != expected:
+    raise _unreadable(folder, what, 'they have other shapes than are asked for')
+
+
+def _described(folder, spec, most) -> dict[str, Any]:
+  """The shapes of what a file says, of that many layers at most."""
+  family = spec.get('family')
+  if not isinstance(family, str) or family not in models.FAMILIES:
+    raise UserError(
+      f'{folder} holds a network of the family {shown(family)}, which is no '
+      'part of lit_jax; where you trust that code, give the specification '
+      'to load it'
+    )
+  try:
+    # Of millions of layers the shapes alone would take hours.
+    if max(spec.get('depth', 0), sum(spec.get('units', ()))) > most:
+      raise ValueError(f'it has {most} arrays for more layers')
+    return shapes(models.build(spec))
+  except Exception as error:  # Whatever a family does with other values.
+    raise UserError(
+      f'{folder / _JSON} describes no network ({first_line(error)}); {_MEND}'
+    ) from None
+
+
+def _unreadable(folder, what, why):
+  return UserError(f'cannot read {what} of {folder} ({why}); {_MEND}')
 
 
 def _check_spec(folder, found, wanted):
