@@ -3,10 +3,12 @@
 Kept are the two newest, so that one damaged checkpoint costs one epoch and not
 the run, and, where a selection is given, the one that is best by it. They are
 written beside the training that goes on. Each has the checksum of every array,
-since Orbax and what it stores with notice a missing byte but not a changed one.
+since Orbax and what it stores with notice a missing byte but not a changed one,
+and that of the numbers by which the best is chosen.
 """
 
 import contextlib
+import json
 import pathlib
 import sys
 import zlib
@@ -19,12 +21,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from lit_jax.errors import UserError, first_line
-from lit_jax.files import put_aside
+from lit_jax.files import put_aside, read_json
 from lit_jax.training.state import TrainState
 from lit_jax.training.task import Selection
 
 _KEPT = 2
 _STATE, _CHECKSUMS = 'state', 'checksums'
+_NUMBERS = 'numbers'  # in the checksums, of the evaluation's
+# Where Orbax has what it writes as JSON, below a step's folder.
+_SUMS_FILE, _NUMBERS_FILE = f'{_CHECKSUMS}/metadata', 'metrics/metrics'
 
 
 class Checkpoints:
@@ -40,12 +45,19 @@ class Checkpoints:
 
     Args:
       folder: of this phase alone.
-      selects: keep the checkpoint that is best by this number, too.
+      selects: keep the checkpoint that is best by this number, too. Newest
+        ones whose numbers cannot be read are put aside, as by `restore`.
       check_claim: raises UserError where what the folder lies in is no longer
         the run's, so that it is not made again.
+
+    Raises:
+      UserError: as `check_claim`; or the numbers of an older one cannot be
+        read, so that the best is not known.
     """
     self._selects, self._check_claim = selects, check_claim
     check_claim()
+    if selects is not None:
+      _check_numbers(folder, selects.key)
     policies: list[checkpoint_managers.PreservationPolicy] = [
       checkpoint_managers.LatestN(_KEPT)
     ]
@@ -93,6 +105,9 @@ class Checkpoints:
     step = int(state.step[0])
     if step in self._manager.all_steps():
       return
+    sums = checksums(state)
+    if self._selects is not None and numbers is not None:
+      sums[_NUMBERS] = _sum(numbers)
     self._check_claim()
     with self._writing():
       self._manager.save(
@@ -100,7 +115,7 @@ class Checkpoints:
         args=ocp.args.Composite(
           **{
             _STATE: ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
-            _CHECKSUMS: ocp.args.JsonSave(checksums(state)),  # pyright: ignore[reportCallIssue]
+            _CHECKSUMS: ocp.args.JsonSave(sums),  # pyright: ignore[reportCallIssue]
           }
         ),
         metrics=None if self._selects is None else numbers,
@@ -189,7 +204,8 @@ class Checkpoints:
       ),
     )
     state = found[_STATE]
-    if changed := _changed(checksums(state), found[_CHECKSUMS]):
+    sums = {k: v for k, v in found[_CHECKSUMS].items() if k != _NUMBERS}
+    if changed := _changed(checksums(state), sums):
       raise ValueError(f'{changed} is not as it was saved')
     return state
 
@@ -200,6 +216,49 @@ def checksums(tree: Any) -> dict[str, int]:
     jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).data)
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
   }
+
+
+def _check_numbers(folder: pathlib.Path, key: str) -> None:
+  """See `Checkpoints`; for Orbax fails where it cannot read one of them."""
+  names = [path.name for path in folder.glob('*') if path.name.isdecimal()]
+  faults = {step: _fault(folder / str(step), key) for step in map(int, names)}
+  good = [step for step, fault in faults.items() if fault is None]
+  for step, fault in sorted(faults.items()):
+    if fault is None:
+      continue
+    if step < max(good, default=step + 1):
+      raise UserError(
+        f'the numbers of checkpoint {step} in {folder} cannot be read '
+        f'({fault}), so the best is not known; remove that folder to begin the '
+        'phase again'
+      )
+    _warn(f'checkpoint {step} in {folder} cannot be read ({fault})')
+    put_aside(folder / str(step))
+
+
+def _fault(folder: pathlib.Path, key: str) -> str | None:
+  """What is wrong with a checkpoint's numbers; there may be none."""
+  try:
+    # Earlier versions have no such checksum.
+    wanted = read_json(folder / _SUMS_FILE).get(_NUMBERS)
+  except (OSError, ValueError, AttributeError):
+    wanted = None  # Its arrays cannot be trusted, which `restore` sees.
+  try:
+    path = folder / _NUMBERS_FILE
+    if wanted is None and not path.exists():
+      return None
+    numbers = read_json(path)
+    float(numbers[key])
+    if wanted not in (None, _sum(numbers)):
+      raise ValueError('its numbers are not as they were saved')
+    return None
+  # Whatever the values that are no numbers raise.
+  except Exception as error:
+    return first_line(error)
+
+
+def _sum(numbers) -> int:
+  return zlib.crc32(json.dumps(numbers, sort_keys=True).encode())
 
 
 def _changed(found, saved) -> str | None:
