@@ -5,8 +5,8 @@ phase, 'epoch', and what was measured by name.
 """
 
 import json
-import math
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -80,5 +80,6 @@ def _is_number(value):
   return (
     isinstance(value, int | float)
     and not isinstance(value, bool)
-    and math.isfinite(value)
+    # And not NaN; to `math` an integer can be too large to ask.
+    and abs(value) <= sys.float_info.max
   )

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, printable
 from lit_jax.report import rows
 from lit_jax.report.rows import NUMBER, Kind, Results, Row
 
@@ -70,7 +70,7 @@ class Format(NamedTuple):
 
 
 FORMATS: Mapping[str, Format] = {
-  'text': Format(str, str),
+  'text': Format(printable, str),
   'integer': Format(str, int),
   # 272474 is 0.272 M.
   'count': Format(_count),

@@ -24,6 +24,8 @@ COLOURS = (
   '#56b4e9',
   '#e69f00',
 )
+_LARGEST = 1e100  # that an axis shows
+_LETTERS = 40  # of a name
 # Beside colour, so that a grey print can be read too.
 _DASHES = ('-', '--', '-.', ':')
 
@@ -242,7 +244,7 @@ def _joined(
     pairs += [(phase.start + epoch, value) for epoch, value in points]
   x, y = np.array(pairs, float).reshape(-1, 2).T
   # An infinite loss leaves a gap instead of an axis without end.
-  return x, np.where(np.isfinite(y), y, math.nan)
+  return x, np.where(np.abs(y) < _LARGEST, y, math.nan)
 
 
 def _dots(x: np.ndarray) -> dict[str, Any]:
@@ -257,12 +259,16 @@ def _borders(axes: Axes, phases: Sequence[Phase], colour: str) -> None:
 
 def _phase_names(axes: Axes, phases: Sequence[Phase]) -> None:
   """Writes each phase's name above its share of the axis, where it fits."""
-  total = sum(phase.epochs for phase in phases)
+  low, high = axes.get_xlim()
   for phase in phases:
-    # About the share of the figure that one letter of this size takes.
-    if len(phases) > 1 and phase.epochs >= 0.022 * len(phase.name) * total:
+    middle = phase.start + phase.epochs / 2
+    # About the share of the axis that one letter of this size takes.
+    fits = phase.epochs >= 0.022 * len(phase.name) * (high - low)
+    # Where few points are, the axis may not show all phases; a name beside it
+    # would take the whole figure.
+    if len(phases) > 1 and fits and low <= middle <= high:
       axes.text(
-        phase.start + phase.epochs / 2,
+        middle,
         1.02,
         _literal(phase.name),
         transform=axes.get_xaxis_transform(),
@@ -274,7 +280,7 @@ def _phase_names(axes: Axes, phases: Sequence[Phase]) -> None:
 
 def _positive(value: Any) -> float:
   """The value where a logarithmic axis can show it, else NaN."""
-  if value is None or not 0 < value < math.inf:
+  if value is None or not 1 / _LARGEST < value < _LARGEST:
     return math.nan
   return value
 
@@ -284,5 +290,7 @@ def _block_name(name: str) -> str:
 
 
 def _literal(text: str) -> str:
-  """Text that matplotlib shows as it is, not as a formula."""
+  """Text that matplotlib shows as it is, not as a formula; not too long."""
+  # A longer one would leave no room for the axes.
+  text = text if len(text) <= _LETTERS else f'{text[: _LETTERS - 1]}…'
   return text.replace('$', r'\$')

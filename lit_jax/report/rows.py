@@ -55,6 +55,7 @@ _NULLABLE = ('depth', 'macs', 'epochs')
 # What the page draws where a row has it.
 _PICTURES = {'confusion': list, 'ir_error': Mapping, 'sheets': Mapping}
 _SHEET = {'file': str, 'columns': list, 'rows': int}
+_LARGEST = 1e300  # integer that is computed with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +166,8 @@ def of(results: Any, where: str = 'results') -> list[Row]:
     raise UserError(f'{where}: expected a JSON object')
   extras = {k: v for k, v in _RUN_EXTRAS.items() if k in results}
   check_fields(results, _RUN_FIELDS | extras, where)
+  for i, note in enumerate(results.get('notes', ())):
+    check_fields({'note': note}, {'note': str}, f'{where}: notes[{i}]')
   if not results['rows']:
     raise UserError(f'{where}: rows is empty')
   keys = [
@@ -193,6 +196,8 @@ def check_fields(
 
 def is_a(value: Any, kind: Kind) -> bool:
   """Whether JSON has the value as that kind."""
+  if isinstance(value, int) and abs(value) > _LARGEST:
+    return False
   # To Python, true and false are integers.
   return isinstance(value, kind) and (
     kind is bool or not isinstance(value, bool)
@@ -207,6 +212,8 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
   }
   pictures = {k: v for k, v in _PICTURES.items() if row.get(k) is not None}
   check_fields(row, fields | pictures, where)
+  for i, line in enumerate(row.get('confusion') or ()):
+    check_fields({'row': line}, {'row': list}, f'{where}.confusion[{i}]')
   _check_each(row['latency_ms'], NUMBER, f'{where}.latency_ms')
   blocks = row.get('ir_error') or {}
   _check_each(blocks, Mapping, f'{where}.ir_error')
@@ -220,7 +227,11 @@ def _check_sheets(row: Mapping[str, Any], where: str) -> None:
   _check_each(sheets, Mapping, f'{where}.sheets')
   for title, sheet in sheets.items():
     own = f'{where}.sheets.{title}'
-    check_fields(sheet, _SHEET, own)
+    truth = {'truth': str} if 'truth' in sheet else {}
+    check_fields(sheet, _SHEET | truth, own)
+    # The joined sheet is written under that name.
+    if '/' in title or not title.isprintable():
+      raise UserError(f'{where}.sheets: {title!r} cannot be the name of a file')
     for name in ('file', 'truth'):
       parts = pathlib.PurePosixPath(sheet.get(name, '')).parts
       if '..' in parts or '/' in parts:

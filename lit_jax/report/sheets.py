@@ -18,6 +18,7 @@ from lit_jax.report.rows import Row
 _EXAMPLES = 4
 _TILE = 64  # pixels that a tile has at least
 _GAP, _FONT = 3, 13
+_LETTERS = 60  # of a name
 _INK = '#1f2328'
 
 
@@ -46,12 +47,12 @@ def draw(
 
 
 def _joined(workdir, shown, title, examples) -> bytes | None:
-  tiles, headings = [], ()
+  tiles, headings = [], []
   for row in shown:
     sheet = row.value('sheets', {}).get(title)
     if sheet is None:
       continue
-    headings = headings or tuple(map(str, sheet['columns']))
+    headings = headings or [str(c)[:_LETTERS] for c in sheet['columns']]
     if not tiles:
       tiles += _read(workdir, 'true', sheet, 'truth')
     tiles += _read(workdir, row.method, sheet, 'file')
@@ -64,15 +65,20 @@ def _joined(workdir, shown, title, examples) -> bytes | None:
 def _read(workdir, name, sheet: dict[str, Any], key: str) -> list[_Tiles]:
   """None or one."""
   rows, columns = sheet['rows'], len(sheet['columns'])
+  path = workdir / sheet.get(key, '')
+  if not path.is_file():  # a pipe would be waited for
+    return []
   try:
-    with Image.open(workdir / sheet[key]) as image:
+    with Image.open(path, formats=('PNG',)) as image:
       pixels = np.asarray(image.convert('RGB'))
     height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
     tiles = pixels[: rows * height, : columns * width]
     tiles = tiles.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
-  except (OSError, ValueError, KeyError, ZeroDivisionError):
+  # Pillow raises errors of every kind.
+  except Exception:
     return []
-  return [_Tiles(name, tiles)]
+  # Of fewer pixels than tiles nothing is left.
+  return [_Tiles(name[:_LETTERS], tiles)] if tiles.size else []
 
 
 def _drawn(tiles: Sequence[_Tiles], headings: Sequence[str]) -> bytes:

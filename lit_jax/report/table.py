@@ -7,6 +7,7 @@ import rich.box
 import rich.table
 from rich.text import Text
 
+from lit_jax.errors import printable
 from lit_jax.report import columns
 from lit_jax.report.columns import NONE, Column
 from lit_jax.report.rows import Results
@@ -36,7 +37,7 @@ def table(results: Results) -> rich.table.Table:
     padding=0,
     leading=1,
     # Text, as in a cell.
-    caption=Text('\n'.join(results.get('notes', ()))) or None,
+    caption=Text('\n'.join(map(printable, results.get('notes', ())))) or None,
     caption_justify='left',
   )
   for stack in stacks:
@@ -72,6 +73,7 @@ def markdown(results: Results) -> str:
 
 def _heading(stack: Sequence[Column]) -> str:
   names = [c.heading if c.narrow is None else c.narrow for c in stack]
+  names = ['\n'.join(map(printable, name.split('\n'))) for name in names]
   first, *below = filter(None, names)
   # Each column of a stack has a line of its own.
   return '\n'.join([first.replace('\n', ' '), *below]) if below else first
