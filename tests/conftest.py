@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pickle
 import sys
 from typing import Any
 
@@ -152,6 +153,16 @@ def accelerator_forms(monkeypatch):
     monkeypatch.setattr(module, name, refuse)
   with layers.plain_forms():
     yield
+
+
+@pytest.fixture
+def unpickled(monkeypatch):
+  """What was read as a pickle, which is nothing."""
+  seen = []
+  for name in ('load', 'loads', 'Unpickler'):
+    monkeypatch.setattr(pickle, name, lambda *args, **_: seen.append(args))
+  yield seen
+  assert seen == []
 
 
 @pytest.fixture(scope='module', autouse=True)

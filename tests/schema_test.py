@@ -1,12 +1,12 @@
 """What a configuration can hold: all else is refused, in one line, at once."""
 
 import importlib
-import os
 import pathlib
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from cases import assert_one_line, cases
+from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_dict
 
@@ -22,9 +22,6 @@ pytestmark = pytest.mark.filterwarnings(
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'experiments' / 'configs'
 NAMES = sorted(p.stem for p in CONFIGS.glob('*.py') if p.stem != '__init__')
-# How many configurations are drawn; a long run has thousands.
-CASES = int(os.environ.get('LIT_JAX_CASES', '200'))
-LONGEST = 400  # characters of a line
 
 
 def config_of(name, **changes):
@@ -54,11 +51,6 @@ def refused(config):
   line = str(caught.value)
   assert_one_line(line)
   return line
-
-
-def assert_one_line(line):
-  assert len(line.splitlines()) == 1 and line.isprintable(), repr(line)
-  assert len(line) <= LONGEST, line
 
 
 # What is right.
@@ -495,13 +487,7 @@ def configurations(draw):
   return name, changes
 
 
-@settings(
-  max_examples=CASES,
-  deadline=None,
-  derandomize=True,
-  database=None,
-  suppress_health_check=list(HealthCheck),
-)
+@cases()
 @given(configurations())
 def test_any_configuration_is_right_or_refused_in_one_line(drawn):
   try:
