@@ -133,20 +133,15 @@ def _trials(site: Site, kind: str, observer: Observer) -> list[Outcome]:
     name = f'{kind} {number} of {site.task.name}'
     observer.interrupt(f'before {name}')
     begin = time.monotonic()
-    found.append(trial(site, kind, number))
+    what, problems, skipped = outcome = trial(site, kind, number)
+    found.append(outcome)
     seconds = time.monotonic() - begin
-    print(f'{name} ({seconds:.0f} s): {_words(found[-1])}', flush=True)
-    if found[-1].skipped:
+    words = f'FAILED: {"; ".join(problems)}' if problems else 'survived'
+    words = f'SKIPPED: {skipped}' if skipped else f'{what}: {words}'
+    print(f'{name} ({seconds:.0f} s): {words}', flush=True)
+    if skipped:
       break
   return found
-
-
-def _words(outcome: Outcome) -> str:
-  if outcome.skipped:
-    return f'SKIPPED: {outcome.skipped}'
-  if outcome.problems:
-    return f'FAILED: {outcome.what}: {"; ".join(outcome.problems)}'
-  return f'survived: {outcome.what}'
 
 
 def table(found: Mapping[tuple[str, str], Sequence[Outcome]]) -> str:

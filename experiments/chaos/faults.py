@@ -27,13 +27,7 @@ _AT_WORK = STAGES[1:]
 
 
 class Outcome(NamedTuple):
-  """What came of a trial.
-
-  Attributes:
-    what: was done.
-    problems: with what came of it; none where the run survived.
-    skipped: why it was not made; '' where it was.
-  """
+  """What a trial did; problems with what came of it; or why it was not made."""
 
   what: str
   problems: list[str] = []
@@ -76,10 +70,10 @@ def damage(site: Site, number: int, source: random.Random) -> Outcome:
 
 
 def full(site: Site, number: int, source: random.Random) -> Outcome:
-  """A disk that is full before the run is over."""
+  """A disk that is full early, half-way or late in the run, in turn."""
   programs = _pages(site.folder / PROGRAMS)
   others = _pages(site.folder / FINISHED) - programs
-  share = source.uniform(0.05, 0.9)
+  share = 0.05 + 0.85 * (number % 3 + source.random()) / 3
   with _file_system(site):
     _mount(site.run, f'remount,size={programs + int(share * others)}')
     site.fresh(PROGRAMS)

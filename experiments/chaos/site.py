@@ -27,7 +27,7 @@ class Skipped(Exception):
 
 
 class Task(NamedTuple):
-  """Attributes: its name, and the command without a workdir."""
+  """Its name, and the command without a workdir."""
 
   name: str
   command: tuple[str, ...]
