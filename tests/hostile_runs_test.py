@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lit_jax import blocks, models
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
+from lit_jax.runs import starts
 from lit_jax.training import devices, state
 from lit_jax.training.checkpoint import Checkpoints
 from lit_jax.training.task import Selection
@@ -178,6 +179,13 @@ def test_no_code_is_run_because_a_network_names_it(network, tmp_path):
   with pytest.raises(UserError, match='which is no part of lit_jax'):
     saved.load(folder)
   assert not made.exists()
+
+
+@pytest.mark.parametrize('theirs', [5, 'abc', ['a', 1, 2], {'a': 1}])
+def test_widths_that_are_none(theirs):
+  student = SPEC | {'inner': [8, 16, 32]}
+  found = starts._wanted(student, student['inner'], SPEC | {'inner': theirs})
+  assert found == student
 
 
 # Checkpoints.

@@ -62,7 +62,11 @@ def _folder(job, student) -> pathlib.Path:
 def _wanted(network, inner, found):
   """The student's specification, as wide within as the saved network is."""
   theirs = (found or {}).get('inner')
-  if not inner or inner == theirs:
+  # A file may say anything; what are no widths are those of another network.
+  known = not theirs or (
+    isinstance(theirs, list) and all(isinstance(own, int) for own in theirs)
+  )
+  if not inner or inner == theirs or not known:
     return network
   usual = {key: value for key, value in network.items() if key != 'inner'}
   return usual | ({'inner': theirs} if theirs else {})
