@@ -1,15 +1,18 @@
 """What every command line shares: flags, one-line errors, exit codes.
 
-Exit codes: 0 done; 2 bad input; 128 + the signal's number when stopped.
+Exit codes: 0 done; 2 bad input; 128 + the signal's number when stopped; 75
+where another process of the run is gone.
 """
 
 import errno
 import functools
+import os
 import pathlib
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -17,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from experiments import recipes
-from lit_jax import report
+from lit_jax import hosts, report
 from lit_jax.errors import UserError, first_line
 from lit_jax.runs import jobs, runner
 from lit_jax.training import startup
@@ -29,7 +32,24 @@ _CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of checkpoints and results.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator_address',
+  None,
+  'HOST:PORT of process 0, where several processes make one run.',
+)
+_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many there are.', lower_bound=1
+)
+_PROCESS = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this is, from 0.', lower_bound=0
+)
+_PATIENCE = flags.DEFINE_integer(
+  'peer_seconds', 100,
+  'After so many seconds a process that is not heard of is gone.',
+  lower_bound=1,
+)  # fmt: skip
 _BAD_INPUT = 2
+_GONE = 75  # EX_TEMPFAIL of sysexits.h: what is asked for may work later
 _PRECISION = 'jax_default_matmul_precision'
 # What a file system says of a write to an open file.
 _DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
@@ -124,6 +144,8 @@ def _exit_code(body, argv) -> int:
     with stop_on_signals(observer):
       body(argv, observer)
     return 0
+  except hosts.Elsewhere:
+    return _BAD_INPUT
   except UserError as error:
     return _fail(str(error))
   except Interrupted as stopped:
@@ -143,6 +165,8 @@ def _exit_code(body, argv) -> int:
         f'out of memory ({first_line(error)}); lower --config.repeats, '
         '--config.batch_size or the size of the networks, in a new workdir'
       )
+    if isinstance(error, jax.errors.JaxRuntimeError) and hosts.count() > 1:
+      _leave(error)
     reason = disk_error(error)
     if reason is None:
       raise
@@ -152,8 +176,28 @@ def _exit_code(body, argv) -> int:
     )
 
 
+def _leave(error) -> NoReturn:
+  """Ends this process where another one is gone, for which JAX would wait."""
+  _fail(
+    'another process of this run is gone, or cannot be reached '
+    f'({first_line(error)}); start all of them again to go on'
+  )
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(_GONE)
+
+
 def _run(build, argv: Sequence[str], observer: Observer) -> None:
   config, workdir, names = configured(argv)
+  processes = hosts.start(
+    _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _PATIENCE.value
+  )
+  if processes > 1:
+    # Whether all is done is for the first to say, by way of the devices.
+    start(config, workdir, processes)
+    hosts.meet(_PATIENCE.value)
+    if not hosts.is_first():
+      sys.stdout = open(os.devnull, 'w')
   checkpoint = config.teacher.get('checkpoint', '')
   results = runner.finished(
     workdir,
@@ -163,7 +207,8 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     recipes.starts(config),
   )
   if results is None:
-    start(config, workdir)
+    if processes == 1:
+      start(config, workdir)
     results = runner.train_and_report(build(config), workdir, observer)
   Console().print(report.table(results))
   print(f'report: {workdir / "report.html"}')
@@ -202,14 +247,17 @@ def configured(
   return config, pathlib.Path(WORKDIR.value).expanduser(), names
 
 
-def start(config: recipes.Config, workdir: pathlib.Path) -> None:
+def start(
+  config: recipes.Config, workdir: pathlib.Path, processes: int = 1
+) -> None:
   """Settings of the process, before JAX first computes.
 
   Args:
     config: of what will be trained first.
     workdir: keeps the compiled programs.
+    processes: that share a batch.
   """
-  startup.use_cores(config.batch_size, config.examples_per_device)
+  startup.use_cores(config.batch_size // processes, config.examples_per_device)
   if config.deterministic:
     startup.use_deterministic()
   graphs = startup.use_graphs()

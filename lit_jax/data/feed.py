@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_jax import hosts
 from lit_jax.data.dataset import Split
 
 
@@ -19,8 +20,8 @@ class Superbatch(NamedTuple):
   """The batches of up to C consecutive steps, in each of several orders.
 
   Attributes:
-    inputs: leaves [orders, C, batch, …].
-    labels: leaves [orders, C, batch, …].
+    inputs: leaves [orders, C, batch, …], of the batch this process's share.
+    labels: likewise.
     count: int32 scalar, how many of the C batches are to be used.
   """
 
@@ -76,9 +77,8 @@ class Feed:
     # Always C batches, for a program has one shape; the surplus is not used.
     shape = (self._steps_per_call, self._batch_size)
     rows = [np.resize(o[start:stop], shape) for o in self._orders(epoch)]
-    return Superbatch(
-      *self._split.take(np.stack(rows)), np.asarray(count, np.int32)
-    )
+    own = hosts.share(np.stack(rows), 2)
+    return Superbatch(*self._split.take(own), np.asarray(count, np.int32))
 
   def _shuffled(self, epoch):
     return [

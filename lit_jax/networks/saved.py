@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lit_jax import models
+from lit_jax import hosts, models
 from lit_jax.blocks import BlockNet, shapes
 from lit_jax.errors import UserError, first_line, shown
 from lit_jax.files import read_json, sync_folder, write_json
@@ -126,9 +126,7 @@ def save(
   part = folder.with_name(folder.name + '.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
-  # As those of a run (training/checkpoint.py).
-  options = ocp.AsyncOptions(create_directories_asynchronously=False)
-  with ocp.StandardCheckpointer(async_options=options) as checkpointer:
+  with _checkpointer() as checkpointer:
     checkpointer.save((part / _ARRAYS).resolve(), arrays)
     for name, own in beside.items():
       checkpointer.save((part / _OTHERS / name).resolve(), own)
@@ -137,6 +135,14 @@ def save(
   os.replace(part, folder)
   sync_folder(folder.parent)
   return facts
+
+
+def _checkpointer():
+  return ocp.StandardCheckpointer(
+    # As those of a run (training/checkpoint.py).
+    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+    multiprocessing_options=hosts.alone(),
+  )
 
 
 def _on_host(variables):
@@ -274,7 +280,7 @@ def _restored(
 ) -> dict[str, Any]:
   """The variables, after a look at their digest; without a template any."""
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
       variables = checkpointer.restore(arrays.resolve(), template)
   except Exception as error:  # Orbax raises many kinds for a damaged folder.
     raise _unreadable(folder, what, first_line(error)) from None

@@ -191,13 +191,13 @@ def _words(tree):
 
 def _check_statistics(net: BlockNet) -> None:
   """Batch statistics that many devices would not share must not go unseen."""
-  if jax.local_device_count() == 1:
+  if jax.device_count() == 1:
     return
   kinds = unshared_statistics(lambda: blocks.shapes(net))
   for path, kind in kinds.items():
     raise UserError(
       f'{path} is a {kind}, whose batch statistics the '
-      f'{jax.local_device_count()} devices would not share; take '
+      f'{jax.device_count()} devices would not share; take '
       'flax.linen.BatchNorm or lit_jax.layers.BatchNorm, or train on one '
       'device (JAX_NUM_CPU_DEVICES=1, CUDA_VISIBLE_DEVICES=0)'
     )

@@ -1,9 +1,11 @@
 """A whole run: teacher, students by every method, and the report.
 
 The same run again goes on where it stands, or, when finished, only reports.
-workdir.py says what it leaves.
+workdir.py says what it leaves. Of several processes all train, and the first
+alone has to do with the workdir (hosts.py).
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -11,7 +13,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lit_jax import files, report
+from lit_jax import files, hosts, report
 from lit_jax.blocks import BlockNet
 from lit_jax.data.preprocess import Preprocess
 from lit_jax.errors import UserError, reason
@@ -54,7 +56,7 @@ def run(
   )
   if done is not None:
     # At hand here, so that results of other data are not taken for these.
-    workdir.compare_data(folder.expanduser(), checks.data_facts(job))
+    _compare_data(job, folder.expanduser())
     return done
   return train_and_report(job, folder, observer or Observer())
 
@@ -80,6 +82,12 @@ def finished(
       teacher or start than lies there now.
   """
   folder = folder.expanduser()
+  return hosts.once(
+    lambda: _finished(folder, config, names, teacher_checkpoint, starts_of)
+  )
+
+
+def _finished(folder, config, names, teacher_checkpoint, starts_of):
   workdir.compare_config(folder, config)
   content = workdir.read_results(folder)
   if content is None:
@@ -123,8 +131,8 @@ def train_and_report(
   """
   folder = folder.expanduser()
   given = checks.check(job)
-  with workdir.claimed(folder, job.config) as check_claim:
-    workdir.compare_data(folder, checks.data_facts(job))
+  with _claimed(folder, job.config) as check_claim:
+    _compare_data(job, folder)
     context = Context(
       folder, job.task, job.dataset, job.training, observer, check_claim
     )
@@ -139,15 +147,40 @@ def train_and_report(
     if teacher is not None:
       # Last, for a given teacher's takes seconds that training need not await.
       found.insert(0, _teacher(job, context, teacher))
-    found = rows.timed(found, job.training.precision)
-    for baseline in job.baselines:
-      # What there is, for a baseline is another's program and may fail.
-      workdir.write_results(folder, results.results(job, found))
-      found.append(_baseline_row(job, context, baseline))
-    content = results.results(job, found)
-    check_claim()
-    workdir.write_results(folder, content)
-    report.write_html(folder)
+    return hosts.once(lambda: _finish(job, context, found))
+
+
+@contextlib.contextmanager
+def _claimed(folder, config):
+  """As `workdir.claimed` by the first process; in others there is no claim."""
+  with contextlib.ExitStack() as stack:
+    found = []
+
+    def claim():
+      found.append(stack.enter_context(workdir.claimed(folder, config)))
+
+    hosts.once(claim)
+    yield found[0] if found else lambda: None
+
+
+def _compare_data(job, folder):
+  # Of all processes, so that none has other data.
+  facts = checks.data_facts(job)
+  hosts.once(lambda: workdir.compare_data(folder, facts))
+
+
+def _finish(job, context, found: list[rows.Timed]) -> dict[str, Any]:
+  """Latencies, baselines, results and page, of the trained networks' rows."""
+  folder = context.workdir
+  made = rows.timed(found, job.training.precision)
+  for baseline in job.baselines:
+    # What there is, for a baseline is another's program and may fail.
+    workdir.write_results(folder, results.results(job, made))
+    made.append(_baseline_row(job, context, baseline))
+  content = results.results(job, made)
+  context.check_claim()
+  workdir.write_results(folder, content)
+  report.write_html(folder)
   return content
 
 
@@ -165,7 +198,7 @@ def _judged(job: Job, context: Context) -> Job:
     context = dataclasses.replace(context, task=own.task, dataset=own.dataset)
     _train_alone(own, context, JUDGE, judge.network, judge.method, folder)
   reader = teachers.read(folder, judge.dataset, precision, judge.network)
-  task = job.task.judged_by(reader, saved.describe(folder).row)
+  task = job.task.judged_by(reader, _row(folder))
   return dataclasses.replace(job, task=task)
 
 
@@ -176,7 +209,7 @@ def _train_alone(job, context, name, network, method, folder) -> None:
   row = rows.made(
     name, network, epochs=method.epochs, seconds=result.train_seconds
   )
-  context.check_claim()
+  hosts.once(context.check_claim)
   _save(job, folder, network, preprocess, row, result)
   _score(job, context, folder, row, net, preprocess, result.learners)
 
@@ -189,9 +222,13 @@ def _score(job, context, folder, row, net, preprocess, learners, **details):
     f'the evaluation of {row["method"]}', lambda: test(learners)
   )
   if found is not None:
-    drawn = _drawn(context.workdir, row['method'], found)
-    scored = rows.scored(row, found.scores, **details, **drawn)
-    saved.annotate(folder, scored)
+
+    def annotate():
+      drawn = _drawn(context.workdir, row['method'], found)
+      scored = rows.scored(row, found.scores, **details, **drawn)
+      saved.annotate(folder, scored)
+
+    hosts.once(annotate)
 
 
 def _trained_teacher(job: Job, context: Context) -> Teacher:
@@ -209,7 +246,7 @@ def _teacher(job, context, teacher) -> rows.Timed:
   """The row of the teacher, which a given one does not bring along."""
   if not job.gives_teacher:
     folder = workdir.network(context.workdir, TEACHER, TEACHER)
-    row = saved.describe(folder).row
+    row = _row(folder)
   else:
     row = rows.made(TEACHER, job.teacher)
     split = job.dataset.splits[job.dataset.scored]
@@ -218,7 +255,7 @@ def _teacher(job, context, teacher) -> rows.Timed:
       'the evaluation of the teacher', lambda: test(teacher.learners)
     )
     if found is not None:
-      drawn = _drawn(context.workdir, TEACHER, found)
+      drawn = hosts.once(lambda: _drawn(context.workdir, TEACHER, found))
       row = rows.scored(row, found.scores, **drawn)
   return rows.Timed(row, job.teacher, lambda: teacher.variables)
 
@@ -243,7 +280,7 @@ def _students(job, context, student, teacher) -> list[rows.Timed]:
     _train_student(job, context, student, teacher)
   return [
     rows.Timed(
-      saved.describe(folder).row,
+      _row(folder),
       student.network,
       lambda folder=folder: saved.load(folder, student.network)[1],
     )
@@ -265,7 +302,7 @@ def _train_student(job, context, student, teacher) -> None:
     for row in [_students_row(student, member, own)]
   ]
   # All of them before any is measured, which may fail.
-  context.check_claim()
+  hosts.once(context.check_claim)
   for member in members:
     _save(
       job, member.folder, student.network, preprocess, member.row, member.result
@@ -374,6 +411,10 @@ def _is_ready(folder) -> bool:
 
   One that is damaged is put aside: the checkpoints make it again.
   """
+  return hosts.once(lambda: _is_scored(folder))
+
+
+def _is_scored(folder):
   if not folder.exists():
     return False
   try:
@@ -398,7 +439,16 @@ def _save(job, folder, network, preprocess, row, result: loop.PhaseResult):
   student = learners.pop(state.STUDENT)
   # The others serve who goes on training: a teacher's students.
   teaches = row['method'] in (TEACHER, *(s.teacher for s in job.students))
-  saved.save(folder, facts, student, learners if teaches else {})
+  others = learners if teaches else {}
+
+  def save():
+    saved.save(folder, facts, student, others)
+
+  hosts.once(save)
+
+
+def _row(folder) -> JsonRow:
+  return hosts.once(lambda: saved.describe(folder).row)
 
 
 def _baseline_row(job, context, baseline) -> JsonRow:

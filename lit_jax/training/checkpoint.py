@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from lit_jax import hosts
 from lit_jax.errors import UserError, first_line
 from lit_jax.files import put_aside, read_json
 from lit_jax.training.state import TrainState
@@ -33,7 +34,11 @@ _SUMS_FILE, _NUMBERS_FILE = f'{_CHECKSUMS}/metadata', 'metrics/metrics'
 
 
 class Checkpoints:
-  """The checkpoints of one phase in a folder, by step."""
+  """The checkpoints of one phase in a folder, by step.
+
+  Of several processes the first alone writes and reads them, and every one gets
+  what it reads.
+  """
 
   def __init__(
     self,
@@ -54,14 +59,19 @@ class Checkpoints:
       UserError: as `check_claim`; or the numbers of an older one cannot be
         read, so that the best is not known.
     """
-    self._selects, self._check_claim = selects, check_claim
-    check_claim()
-    if selects is not None:
-      _check_numbers(folder, selects.key)
+    self._folder, self._selects = folder, selects
+    self._check_claim = check_claim
+    self._manager: ocp.CheckpointManager | None = None
+    hosts.once(self._open)
+
+  def _open(self):
+    self._check_claim()
+    if self._selects is not None:
+      _check_numbers(self._folder, self._selects.key)
     policies: list[checkpoint_managers.PreservationPolicy] = [
       checkpoint_managers.LatestN(_KEPT)
     ]
-    if selects is not None:
+    if self._selects is not None:
       policies.append(
         checkpoint_managers.BestN(
           get_metric_fn=self._merit,
@@ -69,16 +79,19 @@ class Checkpoints:
           keep_checkpoints_without_metrics=False,
         )
       )
-    self._folder = folder
+    # Orbax makes no folder for one of several processes.
+    self._folder.mkdir(parents=True, exist_ok=True)
     # Threads that await a folder which cannot be made would keep the process
     # alive for 20 minutes, and so folders are made first.
     self._manager = ocp.CheckpointManager(
-      folder.resolve(),
+      self._folder.resolve(),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-        best_fn=None if selects is None else self._merit,
+        best_fn=None if self._selects is None else self._merit,
+        create=False,
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        multiprocessing_options=hosts.alone(),
       ),
     )
 
@@ -102,15 +115,19 @@ class Checkpoints:
         this one cannot.
       UserError: as `check_claim`.
     """
-    step = int(state.step[0])
-    if step in self._manager.all_steps():
+    hosts.once(lambda: self._save(state, numbers))
+
+  def _save(self, state, numbers):
+    step, manager = int(state.step[0]), self._manager
+    assert manager is not None
+    if step in manager.all_steps():
       return
     sums = checksums(state)
     if self._selects is not None and numbers is not None:
       sums[_NUMBERS] = _sum(numbers)
     self._check_claim()
     with self._writing():
-      self._manager.save(
+      manager.save(
         step,
         args=ocp.args.Composite(
           **{
@@ -143,8 +160,12 @@ class Checkpoints:
     Raises:
       UserError: there are checkpoints and none can be read; all stay.
     """
-    damaged = {}
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    return hosts.leaves(lambda: self._newest(template), template)
+
+  def _newest(self, template):
+    manager, damaged = self._manager, {}
+    assert manager is not None
+    for step in sorted(manager.all_steps(), reverse=True):
       try:
         state = self._read(step, template)
       except Exception as error:  # Orbax raises many kinds for damaged files.
@@ -155,7 +176,7 @@ class Checkpoints:
         put_aside(self._folder / str(newer))
       if damaged:
         _warn(f'going on from checkpoint {step}')
-        self._manager.reload()
+        manager.reload()
       return state
     if damaged:
       raise UserError(
@@ -170,6 +191,10 @@ class Checkpoints:
     Raises:
       UserError: it cannot be read.
     """
+    return hosts.leaves(lambda: self._best(template), template)
+
+  def _best(self, template):
+    assert self._manager is not None
     self._manager.wait_until_finished()
     step = self._manager.best_step()
     if step is None:
@@ -189,11 +214,13 @@ class Checkpoints:
       OSError, ValueError: it could not be.
       UserError: as `check_claim`.
     """
-    with self._writing():
-      self._manager.close()
+    if self._manager is not None:
+      with self._writing():
+        self._manager.close()
 
   def _read(self, step: int, template: TrainState) -> Any:
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+    assert self._manager is not None
     found = self._manager.restore(
       step,
       args=ocp.args.Composite(

@@ -1,7 +1,7 @@
-"""The programs over all devices of this machine, with `jax.pmap`.
+"""The programs over all devices of all processes, with `jax.pmap`.
 
-The state stays an ordinary replicated array, without a leading device axis; a
-batch is cut along its examples.
+The state stays an ordinary array, without a leading device axis, of which every
+process has its own copy; a batch is cut along its examples.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
+from lit_jax import hosts
 from lit_jax.data.feed import Superbatch
 from lit_jax.errors import UserError, integer
 
@@ -19,7 +21,7 @@ AXIS = 'data'
 def check_batch(batch_size: int) -> None:
   """Raises UserError unless every device gets the same number of examples."""
   integer('batch size', batch_size, 'an integer', -(2**63), 2**63)
-  count = jax.local_device_count()
+  count = jax.device_count()
   if batch_size < 1 or batch_size % count:
     raise UserError(
       f'batch size {batch_size} is not divisible by the {count} devices; take '
@@ -57,16 +59,16 @@ def map_evaluation(program: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def map_outputs(program: Callable[..., Any]) -> Callable[..., Any]:
-  """The same, but for outputs [n, …], which stay cut: [devices, n, …]."""
-  return jax.pmap(
-    program,
-    axis_name=AXIS,
-    in_axes=(None, 0, 0),  # pyright: ignore[reportArgumentType]
-  )
+  """The same, but for outputs [n, …], which all get: [devices, n, …]."""
+
+  def gathered(*arguments):
+    return lax.all_gather(program(*arguments), AXIS)
+
+  return map_evaluation(gathered)
 
 
 def replicate(tree: Any) -> Any:
-  """The same values on every device, laid out as the programs return them.
+  """The same values on each device of this process, as programs return them.
 
   A program compiles once for such arrays, and again for any other layout.
   """
@@ -78,7 +80,8 @@ def replicate(tree: Any) -> Any:
 def shard_superbatch(superbatch: Superbatch) -> Superbatch:
   """[orders, C, batch, …] → [devices, orders, C, batch / devices, …].
 
-  `count` stays as it is.
+  Of this process: its share of the batch, and its devices. `count` stays as it
+  is.
   """
   devices = jax.local_device_count()
 
@@ -92,6 +95,34 @@ def shard_superbatch(superbatch: Superbatch) -> Superbatch:
 
 
 def shard(tree: Any) -> Any:
-  """Leaves [batch, …] → [devices, batch / devices, …]."""
+  """Leaves [batch, …] → [devices, batch / devices, …], of this process."""
   count = jax.local_device_count()
   return jax.tree.map(lambda x: x.reshape((count, -1, *x.shape[1:])), tree)
+
+
+# To save now, below every signal's number.
+SAVE = 1
+
+
+class Agreement:
+  """What the processes have been asked, known to all of them at the same call.
+
+  The devices tell each other while they compute, so that nobody waits: of
+  several processes each learns after a call what was asked before it.
+  """
+
+  def __init__(self):
+    self._asked: Any = None
+    self._most = jax.pmap(lambda x: lax.pmax(x, AXIS), axis_name=AXIS)
+
+  def reached(self, asked: int | None) -> int | None:
+    """What all do now: the greatest that any was asked; None is nothing.
+
+    Args:
+      asked: of this process; SAVE, or the number of a signal to stop.
+    """
+    if hosts.count() == 1:
+      return asked
+    before, own = self._asked, np.full(jax.local_device_count(), asked or 0)
+    self._asked = self._most(own.astype(np.int32))
+    return None if before is None else int(before[0]) or None

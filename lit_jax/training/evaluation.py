@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lit_jax import losses
+from lit_jax import hosts, losses
 from lit_jax.blocks import BlockNet, infer
 from lit_jax.data.dataset import Split
 from lit_jax.data.preprocess import Preprocess
@@ -73,7 +73,7 @@ def outputs(program: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
     done = 0
     for batch, valid in _batches(split):
       out = jax.device_get(mapped(arguments, batch, valid))
-      size = valid.size
+      size = valid.size * hosts.count()
       kept = min(size, split.examples - done)
       done += kept
       yield jax.tree.map(
@@ -99,12 +99,13 @@ def over_devices(program: Program) -> Program:
 
 
 def _batches(split: Split) -> Iterator[tuple[Split, np.ndarray]]:
-  count = jax.local_device_count()
+  """This process's share of each batch, cut by its devices, and `valid`."""
+  count = jax.device_count()
   batches = math.ceil(split.examples / (_most_per_device(split) * count))
   # As equal as can be: padding costs as much as examples.
   size = math.ceil(split.examples / (batches * count)) * count
   for start in range(0, split.examples, size):
-    rows = np.arange(start, start + size)
+    rows = hosts.share(np.arange(start, start + size), 0)
     valid = (rows < split.examples).astype(np.float32)
     batch = split.take(np.minimum(rows, split.examples - 1))
     yield devices.shard(batch), devices.shard(valid)

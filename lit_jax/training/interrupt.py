@@ -9,6 +9,8 @@ import signal
 import types
 from collections.abc import Iterator
 
+from lit_jax import hosts
+
 
 class Interrupted(Exception):
   """A run was asked to stop and has saved its state.
@@ -40,10 +42,14 @@ class Observer:
     del steps
 
   def interrupt(self, place: str) -> None:
-    """Raises Interrupted, in words, where the run was asked to stop."""
-    if self.stop is not None:
+    """Raises Interrupted, in words, where the run was asked to stop.
+
+    Of several processes, all must call it, and one that was asked is enough.
+    """
+    number = hosts.most(self.stop or 0)
+    if number:
       raise Interrupted(
-        f'stopped {place}; run the same command again to go on', self.stop
+        f'stopped {place}; run the same command again to go on', number
       )
 
 

@@ -91,6 +91,16 @@ def _png(images):
   return file.getvalue()
 
 
+class NoLog:
+  """Of a process that writes none."""
+
+  def write(self, *record: Any) -> None:
+    """Does nothing."""
+
+  def draw(self, *sheet: Any) -> None:
+    """Does nothing."""
+
+
 class PhaseLog:
   """Writes the records of one phase."""
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from rich import progress
 
-from lit_jax import records
+from lit_jax import hosts, records
 from lit_jax.data.feed import Feed
 from lit_jax.errors import UserError
 from lit_jax.training import devices, logs, population, steps
@@ -129,7 +129,9 @@ def run(
     step, seconds = int(current.step[0]), 0.0
     metrics = workdir / records.METRICS
     for name in phase.members:
-      seconds += logs.drop_after(metrics, name, phase.name, step)
+      seconds += hosts.once(
+        lambda name=name: logs.drop_after(metrics, name, phase.name, step)
+      )
     if step < phase.total_steps:
       with _logs(phase, workdir, step) as written:
         stretch = _Stretch(phase, folder, checkpoints, written, observer)
@@ -145,6 +147,9 @@ def run(
 @contextlib.contextmanager
 def _logs(phase, workdir, step):
   """The open log of each member."""
+  if not hosts.is_first():
+    yield [logs.NoLog() for _ in phase.members]
+    return
   with contextlib.ExitStack() as stack:
     yield [
       stack.enter_context(
@@ -176,7 +181,7 @@ class _Stretch:
     phase: PhaseRun,
     folder: pathlib.Path,
     checkpoints: Checkpoints,
-    written: list[logs.PhaseLog],
+    written: Sequence[logs.PhaseLog | logs.NoLog],
     observer: Observer,
   ):
     self._phase, self._folder = phase, folder
@@ -200,6 +205,7 @@ class _Stretch:
     step = begin = int(current.step[0])
     packed = devices.replicate(pack(current))
     saved = time.monotonic()
+    self._agreement = devices.Agreement()
     self._clock = _Clock(seconds)
     with _ProgressBar(phase, step) as self._bar:
       while step < phase.total_steps:
@@ -217,18 +223,20 @@ class _Stretch:
           self._tell_first(count, metrics)
         self._waiting.append(_Waiting(step, count, metrics))
         step += count
+        own = self._observer.stop
+        if own is None and time.monotonic() - saved > _SAVE_SECONDS:
+          own = devices.SAVE
+        asked = self._agreement.reached(own)
         ends_epoch = step % phase.feed.steps_per_epoch == 0
-        must_save = (
-          ends_epoch
-          or self._observer.stop is not None
-          or time.monotonic() - saved > _SAVE_SECONDS
-        )
+        must_save = ends_epoch or asked is not None
         self._read(everything=must_save)
         if must_save:
           # Not kept: it is as large as the state that goes on.
           self._save(devices.replicate(unpacked(packed)), step, ends_epoch)
           saved = time.monotonic()
           self._clock.restart()
+          if asked is not None and asked != devices.SAVE:
+            self._observer.stop = asked
           self._stop(step)
     return devices.replicate(unpacked(packed)), self._clock.seconds
 

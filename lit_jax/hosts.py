@@ -1,0 +1,228 @@
+"""Several processes that make one run, each with devices of its own.
+
+All of them make the same calls in the same order. Process 0 alone reads and
+writes the workdir, and what it finds there is the others', too (`once`).
+"""
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization
+from jax import lax
+from orbax.checkpoint import multihost
+
+from lit_jax.errors import UserError, first_line
+
+# How many processes Slurm and Open MPI have started.
+_STARTED = 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'
+_FOREVER = 24 * 60 * 60 * 1000  # milliseconds; who dies is noticed before
+_numbers = itertools.count()
+_VALUE, _REFUSED, _FAILED = 'value', 'refused', 'failed'
+
+
+class Elsewhere(UserError):
+  """An error of process 0, which tells of it."""
+
+
+def start(
+  address: str | None, processes: int | None, index: int | None, patience: int
+) -> int:
+  """Makes this process one of several, before JAX first computes.
+
+  Without arguments that is so where Slurm or MPI has started several. Slurm
+  tells JAX all that it needs; Open MPI tells the number and the place, and
+  where `mpi4py` is installed also the address.
+
+  Args:
+    address: 'HOST:PORT' of process 0.
+    processes: how many there are.
+    index: which of them this is, from 0.
+    patience: seconds after which a process that is not heard of is gone, and
+      for which the others are waited for at the start.
+
+  Returns:
+    How many there are.
+
+  Raises:
+    UserError: arguments that do not fit, or the others do not come.
+  """
+  given: dict[str, Any] = {
+    'coordinator_address': address,
+    'num_processes': processes,
+    'process_id': index,
+  }
+  given = {name: value for name, value in given.items() if value is not None}
+  started = max(_number(name) or 1 for name in _STARTED)
+  if not given and started == 1:
+    return 1
+  given = _of_mpi() | given
+  try:
+    jax.distributed.initialize(
+      **given,
+      initialization_timeout=patience,
+      heartbeat_timeout_seconds=patience,
+      shutdown_timeout_seconds=patience,
+    )
+  except Exception as error:  # JAX and gRPC raise many kinds.
+    raise UserError(
+      f'the processes do not find each other ({first_line(error)}); give '
+      '--coordinator_address=HOST:PORT of process 0, --num_processes and '
+      '--process_id to each, and see that all are started within '
+      f'{patience} s'
+    ) from None
+  return given.get('num_processes', started)
+
+
+def _of_mpi():
+  """What Open MPI tells without a library of its own."""
+  names = {
+    'num_processes': 'OMPI_COMM_WORLD_SIZE',
+    'process_id': 'OMPI_COMM_WORLD_RANK',
+  }
+  found = {key: _number(name) for key, name in names.items()}
+  return {key: value for key, value in found.items() if value is not None}
+
+
+def _number(name: str) -> int | None:
+  value = os.environ.get(name, '')
+  return int(value) if value.isdecimal() else None
+
+
+def count() -> int:
+  """How many processes make this run."""
+  return jax.process_count() if jax.distributed.is_initialized() else 1
+
+
+def index() -> int:
+  """Which of them this is, from 0."""
+  return jax.process_index() if count() > 1 else 0
+
+
+def is_first() -> bool:
+  """Whether this is process 0."""
+  return index() == 0
+
+
+def share(rows: np.ndarray, axis: int) -> np.ndarray:
+  """The part of an axis that is this process's: the same size for each."""
+  return np.split(rows, count(), axis)[index()]
+
+
+def once(work: Callable[[], Any]) -> Any:
+  """The value of a function that process 0 alone calls.
+
+  Args:
+    work: its value is made of dictionaries, lists, strings, numbers, None and
+      NumPy arrays.
+
+  Raises:
+    UserError: raised by `work`, in every process; in the others also for what
+      else it raised.
+  """
+  if count() == 1:
+    return work()
+  raised: BaseException | None = None
+  answer: dict[str, Any] = {}
+  if is_first():
+    try:
+      answer = {_VALUE: work()}
+    except BaseException as error:
+      kind = _REFUSED if isinstance(error, UserError) else _FAILED
+      raised, answer = error, {kind: first_line(error)}
+  found: Any = _sent(answer)
+  if raised is not None:
+    raise raised
+  if _VALUE in found:
+    return found[_VALUE]
+  if _REFUSED in found:
+    raise Elsewhere(found[_REFUSED])
+  raise Elsewhere(f'process 0 failed: {found[_FAILED]}')
+
+
+def _sent(answer):
+  """Process 0's, in all; each waits for the others.
+
+  By way of JAX's coordination service: whoever waits for a device of another
+  process, such as for the time that a latency takes to measure, may be told
+  that it is stuck.
+  """
+  client, number = _client(), next(_numbers)
+  key = f'lit_jax/once/{number}'
+  if is_first():
+    content = serialization.msgpack_serialize(answer)
+    client.key_value_set_bytes(key, content)
+  else:
+    content = client.blocking_key_value_get_bytes(key, _FOREVER)
+    answer = serialization.msgpack_restore(content)
+  client.wait_at_barrier(f'{key}/read', _FOREVER)
+  if is_first():
+    client.key_value_delete(key)
+  return answer
+
+
+def leaves(work: Callable[[], Any], like: Any) -> Any:
+  """The tree of a function that process 0 alone calls, or None of it.
+
+  Args:
+    work: gives a tree of arrays, or None.
+    like: a tree of the same structure.
+  """
+  if count() == 1:
+    return work()
+
+  def on_host():
+    tree = work()
+    return tree if tree is None else jax.device_get(jax.tree.leaves(tree))
+
+  found = once(on_host)
+  structure = jax.tree.structure(like)
+  return found if found is None else jax.tree.unflatten(structure, found)
+
+
+def most(number: int) -> int:
+  """The greatest of all processes' numbers; each waits for the others."""
+  if count() == 1:
+    return number
+  client, key = _client(), f'lit_jax/most/{next(_numbers)}'
+  client.key_value_set(f'{key}/{index()}', str(number))
+
+  def greatest():
+    keys = [f'{key}/{i}' for i in range(count())]
+    found = [int(client.blocking_key_value_get(k, _FOREVER)) for k in keys]
+    client.key_value_delete(key)
+    return max(found)
+
+  return once(greatest)
+
+
+def meet(patience: int) -> None:
+  """Has all devices speak to each other for the first time.
+
+  Later some may wait longer for others than a first time can take.
+
+  Args:
+    patience: seconds for which the others are waited for.
+  """
+  _client().wait_at_barrier('lit_jax/meet', 1000 * patience)
+  ones = np.ones(jax.local_device_count(), np.float32)
+  jax.block_until_ready(jax.pmap(lambda x: lax.psum(x, 'all'), 'all')(ones))
+
+
+def _client():
+  return multihost.get_jax_distributed_client()
+
+
+def alone() -> ocp.options.MultiprocessingOptions:
+  """Has Orbax ask no other process when this one reads or writes."""
+  if count() == 1:
+    return ocp.options.MultiprocessingOptions()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=index(),
+    active_processes={index()},
+    barrier_sync_key_prefix=f'process{index()}',
+  )

@@ -1,0 +1,115 @@
+"""A small run of every task, which one of several processes makes.
+
+  python tests/processes.py WORKDIR TASKS ADDRESS COUNT INDEX [STEP]
+
+As a file of its own, for other processes import it; of tests/hosts_test.py.
+"""
+
+import csv
+import pathlib
+import sys
+
+from experiments import recipes
+from experiments.configs import resnet, stargan, vdcnn
+from lit_jax import hosts
+from lit_jax.runs import runner
+from lit_jax.training.interrupt import Observer
+
+SIGNAL = 15
+_EPOCHS = {'train_teacher.epochs': 1, 'lit.epochs': 2, 'finetune.epochs': 2}
+_TEXTS = {
+  'widths': (4, 4, 6, 8), 'k': 2, 'hidden': 8, 'units': (1, 1, 1, 1)
+}  # fmt: skip
+SETTINGS = {
+  'images': {
+    'dataset': 'fashion_mnist_mini',
+    'train_examples': 160,
+    'validation': 40,
+    'score_on': 'validation',
+    'teacher.depth': 8,
+    'student.depth': 8,
+    **_EPOCHS,
+  },
+  'texts': {
+    'dataset': 'own',
+    'data.length': 24,
+    'batch_size': 8,
+    **_EPOCHS,
+    **{f'teacher.{key}': value for key, value in _TEXTS.items()},
+    **{f'student.{key}': value for key, value in _TEXTS.items()},
+  },
+  'translations': {
+    'data.attributes': 'Woman',
+    'teacher.width': 2,
+    'teacher.depth': 8,
+    'student.width': 2,
+    'student.depth': 8,
+    'judge.depth': 8,
+    'discriminator_width': 2,
+    'n_critic': 2,
+    'train_judge.epochs': 1,
+    **_EPOCHS,
+  },
+}
+_CONFIGS = {'images': resnet, 'texts': vdcnn, 'translations': stargan}
+
+
+class Stopping(Observer):
+  """Asks for a stop at the first call of a phase."""
+
+  def __init__(self, calls: int):
+    """Of that call, counted from 1 over all phases; 0 for none."""
+    self._left = calls
+
+  def first_call(self, steps: int) -> None:
+    """Counts."""
+    self._left -= 1
+    if self._left == 0:
+      self.stop = SIGNAL
+
+
+def run(task: str, folder: pathlib.Path, observer: Observer) -> None:
+  """Makes a task's run in its own folder."""
+  config = _CONFIGS[task].get_config()
+  config.update_from_flattened_dict(
+    {'method': 'lit', 'steps_per_call': 2} | SETTINGS[task]
+  )
+  if task == 'texts':
+    config.update_from_flattened_dict(
+      {
+        'data.path': str(folder / 'texts'),
+        'data.cache': str(folder / 'cache'),
+        'data.text': 'review',
+        'data.label': 'stars',
+      }
+    )
+  recipes.check(config)
+  runner.run(recipes.compression(config), folder / task, observer)
+
+
+def write_texts(folder: pathlib.Path) -> None:
+  """Reviews of two classes."""
+  folder.mkdir()
+  for name, count in (('train', 44), ('test', 9)):
+    with (folder / f'{name}.csv').open('w', newline='') as file:
+      writer = csv.writer(file)
+      writer.writerow(['stars', 'review'])
+      for i in range(count):
+        word, star = (('fine', 'up'), ('bad', 'down'))[i % 2]
+        writer.writerow([star, f'{word} {chr(97 + i % 7) * (i % 19)}'])
+
+
+def main(
+  folder: str, tasks: str, address: str, count: str, index: str, stop: str
+) -> None:
+  """Makes the runs as the process that the arguments say."""
+  hosts.start(address, int(count), int(index), 60)
+  hosts.meet(60)
+  # One of them is asked, and both stop.
+  asked = int(stop) if index == '1' else 0
+  for task in tasks.split(','):
+    run(task, pathlib.Path(folder), Stopping(asked))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
