@@ -16,7 +16,13 @@ from lit_jax.runs import runner
 from lit_jax.training.interrupt import Observer
 
 SIGNAL = 15
-_EPOCHS = {'train_teacher.epochs': 1, 'lit.epochs': 2, 'finetune.epochs': 2}
+_PHASES = {
+  'train_teacher.epochs': 1,
+  'lit.epochs': 2,
+  'finetune.epochs': 2,
+}
+# So that rounding, which each step enlarges, stays small.
+_RATES = {f'{name.partition(".")[0]}.learning_rate': 0.01 for name in _PHASES}
 _TEXTS = {
   'widths': (4, 4, 6, 8), 'k': 2, 'hidden': 8, 'units': (1, 1, 1, 1)
 }  # fmt: skip
@@ -28,13 +34,15 @@ SETTINGS = {
     'score_on': 'validation',
     'teacher.depth': 8,
     'student.depth': 8,
-    **_EPOCHS,
+    **_PHASES,
+    **_RATES,
   },
   'texts': {
     'dataset': 'own',
     'data.length': 24,
     'batch_size': 8,
-    **_EPOCHS,
+    **_PHASES,
+    **_RATES,
     **{f'teacher.{key}': value for key, value in _TEXTS.items()},
     **{f'student.{key}': value for key, value in _TEXTS.items()},
   },
@@ -48,7 +56,7 @@ SETTINGS = {
     'discriminator_width': 2,
     'n_critic': 2,
     'train_judge.epochs': 1,
-    **_EPOCHS,
+    **_PHASES,
   },
 }
 _CONFIGS = {'images': resnet, 'texts': vdcnn, 'translations': stargan}
