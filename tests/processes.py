@@ -1,6 +1,8 @@
 """A small run of every task, which one of several processes makes.
 
-  python tests/processes.py WORKDIR TASKS ADDRESS COUNT INDEX [STEP]
+  python tests/processes.py FOLDER TASK ADDRESS COUNT INDEX STOP
+
+STOP is the call of a phase at which process 1 is asked to stop; 0 is none.
 
 As a file of its own, for other processes import it; of tests/hosts_test.py.
 """
@@ -22,7 +24,7 @@ _PHASES = {
   'finetune.epochs': 2,
 }
 # So that rounding, which each step enlarges, stays small.
-_RATES = {f'{name.partition(".")[0]}.learning_rate': 0.01 for name in _PHASES}
+_RATES = {f'{name.partition(".")[0]}.learning_rate': 0.001 for name in _PHASES}
 _TEXTS = {
   'widths': (4, 4, 6, 8), 'k': 2, 'hidden': 8, 'units': (1, 1, 1, 1)
 }  # fmt: skip
@@ -108,15 +110,14 @@ def write_texts(folder: pathlib.Path) -> None:
 
 
 def main(
-  folder: str, tasks: str, address: str, count: str, index: str, stop: str
+  folder: str, task: str, address: str, count: str, index: str, stop: str
 ) -> None:
-  """Makes the runs as the process that the arguments say."""
+  """Makes the run as the process that the arguments say."""
   hosts.start(address, int(count), int(index), 60)
   hosts.meet(60)
   # One of them is asked, and both stop.
   asked = int(stop) if index == '1' else 0
-  for task in tasks.split(','):
-    run(task, pathlib.Path(folder), Stopping(asked))
+  run(task, pathlib.Path(folder), Stopping(asked))
 
 
 if __name__ == '__main__':
