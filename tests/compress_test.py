@@ -115,9 +115,9 @@ def test_stem_and_head_start_as_the_teachers(compressed, monkeypatch, tmp_path):
   first = {}
   train = loop.run
 
-  def spy(phase, workdir, state, observer):
+  def spy(phase, workdir, state, observer, *more):
     first[phase.method, phase.name] = state.variables['student']
-    return train(phase, workdir, state, observer)
+    return train(phase, workdir, state, observer, *more)
 
   monkeypatch.setattr(loop, 'run', spy)
   workdir, _ = compressed

@@ -133,11 +133,11 @@ def finished(tmp_path_factory):
   trained = {}
   train = loop.run
 
-  def spy(phase, folder, first, observer):
+  def spy(phase, folder, first, observer, *more):
     names = phase.method, phase.name
     assert names not in trained
     (before,) = population.unstack(first.variables, 1)
-    (result,) = train(phase, folder, first, observer)
+    (result,) = train(phase, folder, first, observer, *more)
     trained[names] = tuple(
       own['student'] for own in (before, jax.device_get(result.learners))
     )
@@ -429,7 +429,7 @@ def test_one_more_method(finished, tmp_path, monkeypatch, no_report):
   shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
   trained = []
 
-  def skip(phase, workdir, first, observer):
+  def skip(phase, workdir, first, observer, *more):
     trained.append((phase.method, phase.name))
     (own,) = population.unstack(first.variables, 1)
     return (loop.PhaseResult(devices.replicate(own), 1.0),)

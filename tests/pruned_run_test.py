@@ -119,9 +119,9 @@ def _spied(patch):
   seen = {}
   train = loop.run
 
-  def spy(phase, folder, first, observer):
+  def spy(phase, folder, first, observer, *more):
     before = population.unstack(first.variables, len(phase.members))
-    results = train(phase, folder, first, observer)
+    results = train(phase, folder, first, observer, *more)
     seen[phase.name] = [
       (own['student'], jax.device_get(result.learners['student']))
       for own, result in zip(before, results, strict=True)
@@ -308,7 +308,7 @@ def test_a_narrower_student_begins_with_the_largest_filters(
 def test_without_a_start_the_values_are_drawn(monkeypatch, tmp_path):
   seen = []
 
-  def stop(phase, folder, first, observer):
+  def stop(phase, folder, first, observer, *more):
     seen.append(first.student.params)
     raise Interrupted('stopped', 15)
 

@@ -106,7 +106,7 @@ def _stop_at(patch, call):
   calls = []
   train_phase = loop.run
 
-  def run(phase, workdir, first, observer):
+  def run(phase, workdir, first, observer, *more):
     superbatch = phase.feed.superbatch
 
     def asked(step):
@@ -116,7 +116,7 @@ def _stop_at(patch, call):
       return superbatch(step)
 
     phase.feed.superbatch = asked
-    return train_phase(phase, workdir, first, observer)
+    return train_phase(phase, workdir, first, observer, *more)
 
   patch.setattr(loop, 'run', run)
 

@@ -163,7 +163,7 @@ def _stop_at(patch, place, call):
   """The `call`-th superbatch of this phase sets the stop of its run."""
   train_phase = loop.run
 
-  def run(phase, workdir, first, observer):
+  def run(phase, workdir, first, observer, *more):
     superbatch, calls = phase.feed.superbatch, []
 
     def asked(step):
@@ -173,7 +173,7 @@ def _stop_at(patch, place, call):
       return superbatch(step)
 
     phase.feed.superbatch = asked
-    return train_phase(phase, workdir, first, observer)
+    return train_phase(phase, workdir, first, observer, *more)
 
   patch.setattr(loop, 'run', run)
 

@@ -381,9 +381,9 @@ class Third(Observer):
 def test_tuning_at_its_smallest(tuning, data, tmp_path, monkeypatch):
   trained, train = [], loop.run
 
-  def spy(phase, workdir, first, observer):
+  def spy(phase, workdir, first, observer, *more):
     trained.append((workdir.name, phase.name))
-    return train(phase, workdir, first, observer)
+    return train(phase, workdir, first, observer, *more)
 
   monkeypatch.setattr(loop, 'run', spy)
   flags = '--held_out=30', '--temperatures=2,6', '--alphas=.95,1', '--betas=0,1'
