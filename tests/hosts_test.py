@@ -1,5 +1,6 @@
 """Two processes of two devices each: the same numbers, stops, errors."""
 
+import functools
 import json
 import os
 import pathlib
@@ -14,6 +15,10 @@ import pytest
 from lit_jax.training.interrupt import Observer
 
 ROOT = pathlib.Path(__file__).parents[1]
+LONG = pytest.mark.skipif(
+  not os.environ.get('LIT_JAX_LONG'),
+  reason='takes minutes; LIT_JAX_LONG=1 has it run, as .ci/long does',
+)
 
 
 def start(folder, task, stop):
@@ -71,45 +76,50 @@ def assert_alike(one, other):
     assert b[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
 
 
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  """The folder of a task's run by this process, with its two devices."""
+
+  @functools.cache
+  def run(task):
+    assert jax.device_count() == 2
+    folder = tmp_path_factory.mktemp('alone')
+    processes.write_texts(folder / 'texts')
+    processes.run(task, folder, Observer())
+    return folder
+
+  return run
+
+
 @pytest.mark.parametrize(
   'task',
   [
-    pytest.param(task, marks=[pytest.mark.slow] * (task != 'images'))
-    for task in processes.SETTINGS
+    'images',
+    pytest.param('texts', marks=LONG),
+    pytest.param('translations', marks=LONG),
   ],
 )
-def test_the_same_numbers(task, tmp_path):
+def test_the_same_numbers(task, alone, tmp_path):
   """As one process of two devices, to the end and in all that is logged."""
-  assert jax.device_count() == 2
-  folders = [tmp_path / name for name in ('alone', 'together')]
-  for folder in folders:
-    folder.mkdir()
-    processes.write_texts(folder / 'texts')
-  alone, together = folders
-  children = start(together, task, 0)
-  processes.run(task, alone, Observer())
-  for code, _, err in ended(children):
+  processes.write_texts(tmp_path / 'texts')
+  for code, _, err in ended(start(tmp_path, task, 0)):
     assert code == 0, err
-  assert_alike(alone / task, together / task)
+  assert_alike(alone(task) / task, tmp_path / task)
 
 
-def test_all_stop_where_one_is_asked_and_one_process_goes_on(tmp_path):
-  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-  whole.mkdir()
-  stopped.mkdir()
-  processes.run('images', whole, Observer())
-  # Within LIT: the second phase, of which the second epoch is left.
-  first, second = ended(start(stopped, 'images', 2))
+def test_all_stop_where_one_is_asked_and_one_process_goes_on(alone, tmp_path):
+  # Within LIT, which is the second phase.
+  first, second = ended(start(tmp_path, 'images', 2))
   for code, _, err in (first, second):
     assert code != 0 and 'Interrupted: stopped in lit/lit at step' in err
   step = int(first[2].rpartition('at step ')[2].split()[0])
-  assert 0 < step < 10 and f'at step {step} of 10' in second[2]
+  assert 0 < step < 20 and f'at step {step} of 20' in second[2]
   # Here there are two devices, and there were four.
-  processes.run('images', stopped, Observer())
+  processes.run('images', tmp_path, Observer())
   ends = [
     {key: value for key, value in losses(folder / 'images').items()
      if key[2] == 'validation'}
-    for folder in (whole, stopped)
+    for folder in (alone('images'), tmp_path)
   ]  # fmt: skip
   assert ends[0] == pytest.approx(ends[1], rel=1e-4)
 

@@ -36,8 +36,10 @@ SETTINGS = {
     'score_on': 'validation',
     'teacher.depth': 8,
     'student.depth': 8,
+    'methods.lit': 'lit',
     **_PHASES,
     **_RATES,
+    'lit.epochs': 4,
   },
   'texts': {
     'dataset': 'own',
