@@ -193,7 +193,8 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _PATIENCE.value
   )
   if processes > 1:
-    # Whether all is done is for the first to say, by way of the devices.
+    # Whether all is done is for the first to say, and to know which is the
+    # first starts JAX's devices.
     start(config, workdir, processes)
     hosts.meet(_PATIENCE.value)
     if not hosts.is_first():

@@ -32,7 +32,7 @@ def reason(error: BaseException) -> str:
   """An error's own words, cut to one line and not too long."""
   words = getattr(error, 'strerror', None) or str(error)
   line = next(iter(str(words).strip().splitlines()), type(error).__name__)
-  return line if len(line) <= _REASON else f'{line[: _REASON - 1]}…'
+  return shortened(line, _REASON)
 
 
 def shown(value: Any) -> str:
@@ -41,7 +41,12 @@ def shown(value: Any) -> str:
     text = ' '.join(repr(value).split())
   except ValueError:  # Python writes no integer of thousands of digits.
     text = f'a very large {type(value).__name__}'
-  return text if len(text) <= _SHOWN else f'{text[: _SHOWN - 1]}…'
+  return shortened(text, _SHOWN)
+
+
+def shortened(text: str, most: int) -> str:
+  """The text in so many characters, the last one … where some are left out."""
+  return text if len(text) <= most else f'{text[: most - 1]}…'
 
 
 def number(

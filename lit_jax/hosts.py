@@ -217,12 +217,21 @@ def _client():
   return multihost.get_jax_distributed_client()
 
 
-def alone() -> ocp.options.MultiprocessingOptions:
-  """Has Orbax ask no other process when this one reads or writes."""
-  if count() == 1:
-    return ocp.options.MultiprocessingOptions()
-  return ocp.options.MultiprocessingOptions(
-    primary_host=index(),
-    active_processes={index()},
-    barrier_sync_key_prefix=f'process{index()}',
-  )
+def orbax_options() -> dict[str, Any]:
+  """What every reader and writer of Orbax is given, by name.
+
+  None asks another process. Folders are made before anything is written:
+  threads that await one which cannot be made would keep the process alive for
+  20 minutes.
+  """
+  own: dict[str, Any] = {}
+  if count() > 1:
+    own = dict(
+      primary_host=index(),
+      active_processes={index()},
+      barrier_sync_key_prefix=f'process{index()}',
+    )
+  return {
+    'async_options': ocp.AsyncOptions(create_directories_asynchronously=False),
+    'multiprocessing_options': ocp.options.MultiprocessingOptions(**own),
+  }

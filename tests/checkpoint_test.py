@@ -8,34 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import train_state
 
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
-from lit_jax.training import devices, state
+from lit_jax.training import devices
 from lit_jax.training.checkpoint import Checkpoints, checksums
 from lit_jax.training.task import Selection
 
 STEPS = 10, 20
 
 
-def _state(step):
-  """Random numbers, which no codec makes shorter."""
-  draw = np.random.default_rng(step).normal(size=(1, 40, 50))
-  own = state.Learner(
-    {'head': {'kernel': draw.astype(np.float32)}},
-    {'head': {'mean': np.full((1, 3), step, np.float32)}},
-    {'momentum': -draw.astype(np.float32)},
-    None,
-  )
-  count = np.full((1,), step, np.int32)
-  return state.TrainState(count, {'student': own}, np.zeros((1,), np.int32))
-
-
 @pytest.fixture
 def folder(tmp_path):
   checkpoints = Checkpoints(tmp_path / 'phase')
   for step in STEPS:
-    checkpoints.save(_state(step), None)
+    checkpoints.save(train_state(step), None)
   checkpoints.close()
   return tmp_path / 'phase'
 
@@ -43,15 +31,15 @@ def folder(tmp_path):
 def _restored(folder, selects=None):
   checkpoints = Checkpoints(folder, selects)
   try:
-    return checkpoints.restore(devices.replicate(_state(0)))
+    return checkpoints.restore(devices.replicate(train_state(0)))
   finally:
     checkpoints.close()
 
 
 def _assert_is(found, step):
-  assert jax.tree.structure(found) == jax.tree.structure(_state(step))
+  assert jax.tree.structure(found) == jax.tree.structure(train_state(step))
   for leaf, wanted in zip(
-    *map(jax.tree.leaves, (found, _state(step))), strict=True
+    *map(jax.tree.leaves, (found, train_state(step))), strict=True
   ):
     np.testing.assert_array_equal(leaf, wanted)
 
@@ -90,7 +78,7 @@ def test_a_changed_number_is_named(folder, capsys):
   """What a codec's own checks would let through."""
   path = folder / '20' / 'checksums' / 'metadata'
   text = path.read_text()
-  wanted = checksums(_state(20))
+  wanted = checksums(train_state(20))
   (name,) = [key for key in wanted if 'kernel' in key]
   assert str(wanted[name]) in text
   path.write_text(text.replace(str(wanted[name]), str(wanted[name] ^ 1)))
@@ -128,7 +116,7 @@ def test_no_thread_outlives_a_folder_that_cannot_be_made(folder):
   shutil.rmtree(folder)
   folder.write_text('in the way')
   with pytest.raises(OSError):
-    checkpoints.save(_state(30), None)
+    checkpoints.save(train_state(30), None)
   checkpoints.close()
   assert not _waiting_threads()
 
@@ -139,7 +127,7 @@ def test_no_thread_outlives_a_network_that_cannot_be_saved(
   monkeypatch.setattr(saved, '_ARRAYS', 'a' * 300)  # too long for a name
   facts = saved.Facts(None, 'noise', [], {}, 'fp32', '', {})
   with pytest.raises(OSError):
-    saved.save(tmp_path / 'student', facts, _state(1).student.params)
+    saved.save(tmp_path / 'student', facts, train_state(1).student.params)
   assert not _waiting_threads()
   assert not (tmp_path / 'student').exists()
 
@@ -152,12 +140,12 @@ def test_who_cannot_write_says_that_the_folder_is_not_its_own(tmp_path):
       raise UserError('removed')
 
   checkpoints = Checkpoints(tmp_path / 'phase', check_claim=check)
-  checkpoints.save(_state(10), None)
+  checkpoints.save(train_state(10), None)
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path / 'phase', check_claim=check)
   gone.append(True)
   with pytest.raises(UserError, match='removed'):
-    checkpoints.save(_state(20), None)
+    checkpoints.save(train_state(20), None)
   with pytest.raises(UserError, match='removed'):
     with checkpoints._writing():
       raise ValueError('NOT_FOUND: Error writing "step/0"')
@@ -172,8 +160,8 @@ def test_a_damaged_best_is_not_replaced_by_another(tmp_path):
   selects = Selection('accuracy', largest=True)
   checkpoints = Checkpoints(tmp_path, selects)
   for step, accuracy in ((10, 0.9), (20, 0.5), (30, 0.6)):
-    checkpoints.save(_state(step), {'accuracy': accuracy})
-  template = devices.replicate(_state(0))
+    checkpoints.save(train_state(step), {'accuracy': accuracy})
+  template = devices.replicate(train_state(0))
   _assert_is(checkpoints.restore_best(template), 10)
   path = _largest(tmp_path / '10' / 'state')
   _flip(path, 4 * path.stat().st_size)
@@ -184,9 +172,9 @@ def test_a_damaged_best_is_not_replaced_by_another(tmp_path):
 
 
 def test_checksums_are_of_every_array():
-  found = checksums(_state(1))
-  assert len(found) == len(jax.tree.leaves(_state(1)))
-  changed = jax.tree.map(jnp.array, _state(1))
+  found = checksums(train_state(1))
+  assert len(found) == len(jax.tree.leaves(train_state(1)))
+  changed = jax.tree.map(jnp.array, train_state(1))
   own = changed.student
   kernel = own.params['head']['kernel'].at[0, 3, 4].add(1e-6)
   changed = changed.replace(

@@ -7,6 +7,7 @@ import numpy as np
 from lit_jax import blocks
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import ImagePreprocess
+from lit_jax.training import state
 
 
 def trained(variables):
@@ -63,3 +64,16 @@ def untimed(found, precision):
     {**own.row, 'latency_ms': times, 'latency_quartiles_ms': quartiles}
     for own in found
   ]
+
+
+def train_state(step):
+  """A state after so many steps, of numbers that no codec makes shorter."""
+  draw = np.random.default_rng(step).normal(size=(1, 40, 50))
+  own = state.Learner(
+    {'head': {'kernel': draw.astype(np.float32)}},
+    {'head': {'mean': np.full((1, 3), step, np.float32)}},
+    {'momentum': -draw.astype(np.float32)},
+    None,
+  )
+  count = np.full((1,), step, np.int32)
+  return state.TrainState(count, {'student': own}, np.zeros((1,), np.int32))

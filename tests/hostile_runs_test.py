@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from cases import SCALARS, cases, files, json_values, outcome
+from drawn import train_state
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from lit_jax import blocks, models
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
 from lit_jax.runs import starts
-from lit_jax.training import devices, state
+from lit_jax.training import devices
 from lit_jax.training.checkpoint import Checkpoints
 from lit_jax.training.task import Selection
 
@@ -191,18 +192,6 @@ def test_widths_that_are_none(theirs):
 # Checkpoints.
 
 
-def _state(step):
-  draw = np.random.default_rng(step).normal(size=(1, 20, 30))
-  own = state.Learner(
-    {'head': {'kernel': draw.astype(np.float32)}},
-    {'head': {'mean': np.full((1, 3), step, np.float32)}},
-    {'momentum': -draw.astype(np.float32)},
-    None,
-  )
-  count = np.full((1,), step, np.int32)
-  return state.TrainState(count, {'student': own}, np.zeros((1,), np.int32))
-
-
 BEST = Selection('accuracy', largest=True)
 
 
@@ -213,7 +202,7 @@ def phases(tmp_path_factory):
   for name, selects in (('last', None), ('best', BEST)):
     checkpoints = Checkpoints(root / name, selects)
     for step in STEPS:
-      checkpoints.save(_state(step), {'accuracy': 1 / step})
+      checkpoints.save(train_state(step), {'accuracy': 1 / step})
     checkpoints.close()
   return root
 
@@ -227,7 +216,7 @@ def test_damaged_checkpoints(phases, harms, name):
     folder = pathlib.Path(root) / 'phase'
     shutil.copytree(phases / name, folder)
     harmed = harm(folder, harms)
-    template = devices.replicate(_state(0))
+    template = devices.replicate(train_state(0))
 
     def restored(best=False):
       checkpoints = Checkpoints(folder, selects)
@@ -240,12 +229,12 @@ def test_damaged_checkpoints(phases, harms, name):
 
     best = outcome(lambda: restored(best=True)) if selects else None
     if best is not None:
-      assert_equal(best, _state(10))
+      assert_equal(best, train_state(10))
     found = outcome(restored)
     if found is not None:
       step = int(found.step[0])
       assert step in STEPS
-      assert_equal(found, _state(step))
+      assert_equal(found, train_state(step))
     untouched = [s for s in STEPS if all(p.parts[0] != str(s) for p in harmed)]
     # Of a lost number nobody knows whether it was the best.
     if untouched and not any('metrics' in path.parts for path in harmed):
@@ -268,8 +257,8 @@ def test_checkpoints_without_their_numbers(
     assert sorted(p.name for p in folder.iterdir()) == ['10', '20']
     return
   checkpoints = Checkpoints(folder, BEST)
-  found = checkpoints.restore(devices.replicate(_state(0)))
+  found = checkpoints.restore(devices.replicate(train_state(0)))
   checkpoints.close()
-  assert_equal(found, _state(10))
+  assert_equal(found, train_state(10))
   assert 'checkpoint 20' in capsys.readouterr().err
   assert (folder / '20.damaged').is_dir()

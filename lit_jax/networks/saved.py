@@ -126,7 +126,7 @@ def save(
   part = folder.with_name(folder.name + '.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
-  with _checkpointer() as checkpointer:
+  with ocp.StandardCheckpointer(**hosts.orbax_options()) as checkpointer:
     checkpointer.save((part / _ARRAYS).resolve(), arrays)
     for name, own in beside.items():
       checkpointer.save((part / _OTHERS / name).resolve(), own)
@@ -135,14 +135,6 @@ def save(
   os.replace(part, folder)
   sync_folder(folder.parent)
   return facts
-
-
-def _checkpointer():
-  return ocp.StandardCheckpointer(
-    # As those of a run (training/checkpoint.py).
-    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-    multiprocessing_options=hosts.alone(),
-  )
 
 
 def _on_host(variables):
@@ -280,7 +272,7 @@ def _restored(
 ) -> dict[str, Any]:
   """The variables, after a look at their digest; without a template any."""
   try:
-    with _checkpointer() as checkpointer:
+    with ocp.StandardCheckpointer(**hosts.orbax_options()) as checkpointer:
       variables = checkpointer.restore(arrays.resolve(), template)
   except Exception as error:  # Orbax raises many kinds for a damaged folder.
     raise _unreadable(folder, what, first_line(error)) from None

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lit_jax.errors import shortened
+
 # Okabe and Ito's palette, told apart with any common colour blindness; its
 # yellow is left out, which fades on white.
 COLOURS = (
@@ -292,5 +294,4 @@ def _block_name(name: str) -> str:
 def _literal(text: str) -> str:
   """Text that matplotlib shows as it is, not as a formula; not too long."""
   # A longer one would leave no room for the axes.
-  text = text if len(text) <= _LETTERS else f'{text[: _LETTERS - 1]}…'
-  return text.replace('$', r'\$')
+  return shortened(text, _LETTERS).replace('$', r'\$')

@@ -164,9 +164,7 @@ def _claimed(folder, config):
 
 
 def _compare_data(job, folder):
-  # Of all processes, so that none has other data.
-  facts = checks.data_facts(job)
-  hosts.once(lambda: workdir.compare_data(folder, facts))
+  hosts.once(lambda: workdir.compare_data(folder, checks.data_facts(job)))
 
 
 def _finish(job, context, found: list[rows.Timed]) -> dict[str, Any]:

@@ -81,8 +81,6 @@ class Checkpoints:
       )
     # Orbax makes no folder for one of several processes.
     self._folder.mkdir(parents=True, exist_ok=True)
-    # Threads that await a folder which cannot be made would keep the process
-    # alive for 20 minutes, and so folders are made first.
     self._manager = ocp.CheckpointManager(
       self._folder.resolve(),
       options=ocp.CheckpointManagerOptions(
@@ -90,8 +88,7 @@ class Checkpoints:
         best_fn=None if self._selects is None else self._merit,
         create=False,
         cleanup_tmp_directories=True,
-        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-        multiprocessing_options=hosts.alone(),
+        **hosts.orbax_options(),
       ),
     )
 

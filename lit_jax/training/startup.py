@@ -43,13 +43,14 @@ def use_cores(batch_size: int, least: int) -> None:
     return
   count = cpu_devices(batch_size, least, cores())
   jax.config.update('jax_num_cpu_devices', count)
-  if count > 1 and _XLA_TIMEOUT not in flags:
+  if count > 1:
     # By default XLA ends the process where one device waits a minute for
     # another, as it may on a machine that has other work.
-    os.environ['XLA_FLAGS'] = (
-      f'{flags} {_XLA_TIMEOUT}_terminate_timeout_seconds={_PATIENCE} '
-      f'{_XLA_TIMEOUT}_warn_stuck_timeout_seconds={_PATIENCE}'
-    ).strip()
+    _add_flags(
+      f'{_XLA_TIMEOUT}_terminate_timeout_seconds={_PATIENCE} '
+      f'{_XLA_TIMEOUT}_warn_stuck_timeout_seconds={_PATIENCE}',
+      unless=_XLA_TIMEOUT,
+    )
 
 
 def use_graphs() -> bool:
@@ -62,12 +63,8 @@ def use_graphs() -> bool:
   Returns:
     Whether it was set here.
   """
-  flags = os.environ.get('XLA_FLAGS', '')
   has_cuda = any(importlib.util.find_spec(name) for name in _CUDA_PLUGINS)
-  if GRAPHS.partition('=')[0] in flags or not has_cuda:
-    return False
-  os.environ['XLA_FLAGS'] = f'{flags} {GRAPHS}'.strip()
-  return True
+  return has_cuda and _add_flags(GRAPHS, unless=GRAPHS.partition('=')[0])
 
 
 def use_deterministic() -> None:
@@ -78,9 +75,16 @@ def use_deterministic() -> None:
   The user's own choice, in XLA_FLAGS, is left as it is. Takes effect before JAX
   first compiles.
   """
-  flags = os.environ.get('XLA_FLAGS', '')
-  if DETERMINISTIC.partition('=')[0] not in flags:
-    os.environ['XLA_FLAGS'] = f'{flags} {DETERMINISTIC}'.strip()
+  _add_flags(DETERMINISTIC, unless=DETERMINISTIC.partition('=')[0])
+
+
+def _add_flags(flags: str, unless: str) -> bool:
+  """Adds to XLA's flags, unless the user's own have that name; whether so."""
+  there = os.environ.get('XLA_FLAGS', '')
+  if unless in there:
+    return False
+  os.environ['XLA_FLAGS'] = f'{there} {flags}'.strip()
+  return True
 
 
 def cores() -> int:

@@ -13,14 +13,19 @@ _HEADERS = 10_000  # bytes of an .npz file beside its arrays'
 
 def read(path: str, fix: str) -> bytes:
   """A file's bytes; UserError, which ends with `fix`, where it has none."""
-  if os.path.exists(path) and not os.path.isfile(path):
-    # A pipe would be waited for, and a device read without an end.
-    raise UserError(f'{path}: is a directory or a pipe; {fix}')
+  check_is_file(path, fix)
   try:
     with open(path, 'rb') as f:
       return f.read()
   except OSError as e:
     raise UserError(f'{path}: cannot be read ({reason(e)}); {fix}') from e
+
+
+def check_is_file(path: str, fix: str) -> None:
+  """UserError, which ends with `fix`, where something else is there."""
+  if os.path.exists(path) and not os.path.isfile(path):
+    # A pipe would be waited for, and a device read without an end.
+    raise UserError(f'{path}: is a directory or a pipe; {fix}')
 
 
 def read_arrays(

@@ -133,9 +133,7 @@ def _unpacked(cifar: _Cifar, folder: str) -> str:
 def _archive_splits(name: str, path: str) -> dict[str, Split]:
   cifar = _CIFAR[name]
   fix = f'delete it and fetch {_URL}{cifar.archive} again'
-  if not os.path.isfile(path):
-    # A pipe would be waited for.
-    raise UserError(f'{path}: is a directory or a pipe; {fix}')
+  checks.check_is_file(path, fix)
   try:
     with open(path, 'rb') as f:
       if _md5(f) != cifar.md5:
