@@ -9,7 +9,9 @@ import functools
 import os
 import pathlib
 import re
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -49,6 +51,8 @@ _PATIENCE = flags.DEFINE_integer(
   lower_bound=1,
 )  # fmt: skip
 _BAD_INPUT = 2
+_STOPPED = 128  # and the signal's number
+_LAST_SECONDS = 3
 _GONE = 75  # EX_TEMPFAIL of sysexits.h: what is asked for may work later
 _PRECISION = 'jax_default_matmul_precision'
 # What a file system says of a write to an open file.
@@ -140,6 +144,19 @@ def command(
 
 def _exit_code(body, argv) -> int:
   try:
+    code = _tried(body, argv)
+  except Exception:
+    if hosts.count() == 1:
+      raise
+    traceback.print_exc()
+    code = 1
+  if hosts.count() > 1 and 0 < code < _STOPPED:
+    _end(code)
+  return code
+
+
+def _tried(body, argv) -> int:
+  try:
     observer = startup.FirstSteps()
     with stop_on_signals(observer):
       body(argv, observer)
@@ -150,10 +167,10 @@ def _exit_code(body, argv) -> int:
     return _fail(str(error))
   except Interrupted as stopped:
     print(stopped, file=sys.stderr)
-    return 128 + stopped.number
+    return _STOPPED + stopped.number
   except KeyboardInterrupt:
     print('stopped at once; the last checkpoint stands', file=sys.stderr)
-    return 130
+    return _STOPPED + signal.SIGINT
   except Exception as error:
     if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
       return _fail(
@@ -165,8 +182,8 @@ def _exit_code(body, argv) -> int:
         f'out of memory ({first_line(error)}); lower --config.repeats, '
         '--config.batch_size or the size of the networks, in a new workdir'
       )
-    if isinstance(error, jax.errors.JaxRuntimeError) and hosts.count() > 1:
-      _leave(error)
+    if hosts.count() > 1 and _is_of_peer(error):
+      leave(first_line(error))
     reason = disk_error(error)
     if reason is None:
       raise
@@ -176,15 +193,32 @@ def _exit_code(body, argv) -> int:
     )
 
 
-def _leave(error) -> NoReturn:
-  """Ends this process where another one is gone, for which JAX would wait."""
+def _is_of_peer(error) -> bool:
+  """Whether it may come from another process, as gloo's and NCCL's do."""
+  return isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error)
+
+
+def leave(reason: str) -> NoReturn:
+  """Ends this process where another one is gone.
+
+  Args:
+    reason: what is known of it.
+  """
   _fail(
-    'another process of this run is gone, or cannot be reached '
-    f'({first_line(error)}); start all of them again to go on'
+    f'another process of this run is gone, or cannot be reached ({reason}); '
+    'start all of them again to go on'
   )
+  _end(_GONE)
+
+
+def _end(code: int) -> NoReturn:
+  """Ends one of several processes, without JAX, which would wait for all."""
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(_GONE)
+  if hosts.is_first():
+    # JAX aborts the others as soon as process 0 is gone.
+    time.sleep(_LAST_SECONDS)
+  os._exit(code)
 
 
 def _run(build, argv: Sequence[str], observer: Observer) -> None:
@@ -193,6 +227,7 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _PATIENCE.value
   )
   if processes > 1:
+    hosts.watch(_PATIENCE.value, leave)
     # Whether all is done is for the first to say, and to know which is the
     # first starts JAX's devices.
     start(config, workdir, processes)

@@ -4,8 +4,11 @@ All of them make the same calls in the same order. Process 0 alone reads and
 writes the workdir, and what it finds there is the others', too (`once`).
 """
 
+import atexit
 import itertools
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +24,8 @@ from lit_jax.errors import UserError, first_line
 # How many processes Slurm and Open MPI have started.
 _STARTED = 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'
 _FOREVER = 24 * 60 * 60 * 1000  # milliseconds; who dies is noticed before
+_ALIVE = 'lit_jax/alive'
+_BEATS = 10  # of a process, in the time after which it is gone
 _numbers = itertools.count()
 _VALUE, _REFUSED, _FAILED = 'value', 'refused', 'failed'
 
@@ -42,8 +47,9 @@ def start(
     address: 'HOST:PORT' of process 0.
     processes: how many there are.
     index: which of them this is, from 0.
-    patience: seconds after which a process that is not heard of is gone, and
-      for which the others are waited for at the start.
+    patience: seconds for which the others are waited for, at the start and at
+      the end. JAX aborts a process that has not heard of another for twice as
+      long; `watch` is to end it before, in better words.
 
   Returns:
     How many there are.
@@ -65,7 +71,7 @@ def start(
     jax.distributed.initialize(
       **given,
       initialization_timeout=patience,
-      heartbeat_timeout_seconds=patience,
+      heartbeat_timeout_seconds=2 * patience,
       shutdown_timeout_seconds=patience,
     )
   except Exception as error:  # JAX and gRPC raise many kinds.
@@ -91,6 +97,54 @@ def _of_mpi():
 def _number(name: str) -> int | None:
   value = os.environ.get(name, '')
   return int(value) if value.isdecimal() else None
+
+
+def watch(patience: int, leave: Callable[[str], Any]) -> None:
+  """Looks after the other processes, until this one ends.
+
+  Each tells the coordination service of process 0 that it lives. A process that
+  was killed, or was stopped, or whose host is gone, tells nothing. Where the
+  service itself is killed, JAX aborts the others at once.
+
+  Args:
+    patience: seconds after which a process that is not heard of is gone.
+    leave: called with a line that says who is gone, to end this process; from
+      a thread, for the others may be waiting for the one that is gone.
+  """
+  over, interval = threading.Event(), patience / _BEATS
+  atexit.register(over.set)
+  heard = dict.fromkeys(range(count()), time.monotonic())
+
+  def listen():
+    client, told = _client(), {}
+    for beat in itertools.count():
+      try:
+        client.key_value_set(
+          f'{_ALIVE}/{index()}', str(beat), allow_overwrite=True
+        )
+        found = dict(client.key_value_dir_get(f'{_ALIVE}/'))
+      except jax.errors.JaxRuntimeError:
+        return  # and no one is heard of any more
+      for key, value in found.items():
+        if told.get(key) != value:
+          heard[int(key.rpartition('/')[2])] = time.monotonic()
+      told = found
+      if over.wait(interval):
+        return
+
+  def judge():
+    while not over.wait(interval):
+      now = time.monotonic()
+      gone = [i for i, when in heard.items() if now - when > patience]
+      if index() in gone:
+        # Not even of itself: what all are heard by does not answer.
+        gone = [0]
+      if gone:
+        names = ', '.join(map(str, gone))
+        leave(f'process {names} is not heard of for {patience} s')
+
+  for work in (listen, judge):
+    threading.Thread(target=work, daemon=True).start()
 
 
 def count() -> int:

@@ -4,14 +4,17 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import processes
 import pytest
 
+from lit_jax.networks import saved
 from lit_jax.training.interrupt import Observer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -21,8 +24,12 @@ LONG = pytest.mark.skipif(
 )
 
 
-def start(folder, task, stop):
-  """Two processes that make a run together; `stop` as processes.py has it."""
+GONE = 75
+SECONDS = 60  # for which a silent process is waited for
+
+
+def start(folder, task, fault='', seconds=SECONDS):
+  """Two processes that make a run together; `fault` as processes.py has it."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
@@ -31,11 +38,15 @@ def start(folder, task, stop):
     'JAX_NUM_CPU_DEVICES': '2',
     'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')]),
     'XLA_FLAGS': '',
+    # Of all of them, for each compiles the same programs.
+    'JAX_COMPILATION_CACHE_DIR': str(folder.parent / 'programs-of-processes'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
   }
   return [
     subprocess.Popen(
       [sys.executable, processes.__file__, folder, task]
-      + [address, '2', str(i), str(stop)],
+      + [address, '2', str(i), str(seconds), fault],
       cwd=ROOT,
       env=environment,
       stdout=subprocess.PIPE,
@@ -91,6 +102,21 @@ def alone(tmp_path_factory):
   return run
 
 
+@pytest.fixture(scope='module')
+def together(tmp_path_factory):
+  """The folder of a task's run by two processes."""
+
+  @functools.cache
+  def run(task):
+    folder = tmp_path_factory.mktemp('together')
+    processes.write_texts(folder / 'texts')
+    for code, _, err in ended(start(folder, task)):
+      assert code == 0, err
+    return folder
+
+  return run
+
+
 @pytest.mark.parametrize(
   'task',
   [
@@ -99,19 +125,16 @@ def alone(tmp_path_factory):
     pytest.param('translations', marks=LONG),
   ],
 )
-def test_the_same_numbers(task, alone, tmp_path):
+def test_the_same_numbers(task, alone, together):
   """As one process of two devices, to the end and in all that is logged."""
-  processes.write_texts(tmp_path / 'texts')
-  for code, _, err in ended(start(tmp_path, task, 0)):
-    assert code == 0, err
-  assert_alike(alone(task) / task, tmp_path / task)
+  assert_alike(alone(task) / task, together(task) / task)
 
 
 def test_all_stop_where_one_is_asked_and_one_process_goes_on(alone, tmp_path):
   # Within LIT, which is the second phase.
-  first, second = ended(start(tmp_path, 'images', 2))
+  first, second = ended(start(tmp_path, 'images', '1:2:SIGTERM'))
   for code, _, err in (first, second):
-    assert code != 0 and 'Interrupted: stopped in lit/lit at step' in err
+    assert code == 128 + signal.SIGTERM and 'stopped in lit/lit at step' in err
   step = int(first[2].rpartition('at step ')[2].split()[0])
   assert 0 < step < 20 and f'at step {step} of 20' in second[2]
   # Here there are two devices, and there were four.
@@ -128,7 +151,53 @@ def test_what_the_first_refuses_ends_all(tmp_path):
   folder = tmp_path / 'images'
   folder.mkdir()
   (folder / 'config.json').write_text('{"another": 1}')
-  first, second = ended(start(tmp_path, 'images', 0))
-  for code, _, err in (first, second):
-    assert code != 0 and 'was made with another configuration' in err
-  assert 'Elsewhere' in second[2] and 'Elsewhere' not in first[2]
+  first, second = ended(start(tmp_path, 'images'))
+  assert [code for code, _, _ in (first, second)] == [2, 2]
+  # Which the others need not repeat.
+  assert 'was made with another configuration' in first[2]
+  assert 'error' not in second[2]
+
+
+@pytest.mark.parametrize(
+  'victim, name, goes_on',
+  [
+    (1, 'SIGKILL', True),
+    pytest.param(1, 'SIGSTOP', False, marks=LONG),
+    pytest.param(0, 'SIGSTOP', False, marks=LONG),
+    pytest.param(0, 'SIGKILL', True, marks=LONG),
+  ],
+)
+def test_where_one_is_gone_the_other_ends(
+  victim, name, goes_on, together, tmp_path
+):
+  seconds = 10
+  children = start(tmp_path, 'images', f'{victim}:2:{name}', seconds)
+  log = tmp_path / 'images' / 'metrics.jsonl'
+  while not log.exists() and children[victim].poll() is None:
+    time.sleep(0.1)
+  other = children[1 - victim]
+  try:
+    _, err = other.communicate(timeout=400)
+  finally:
+    for child in children:
+      child.kill()
+      child.communicate()
+  if name == 'SIGKILL' and victim == 0 and other.returncode != GONE:
+    # JAX was faster.
+    assert other.returncode == -signal.SIGABRT and 'another task died' in err
+  else:
+    assert other.returncode == GONE
+    assert 'error: another process of this run is gone' in err
+    assert 'Traceback' not in err
+  if name == 'SIGSTOP':
+    assert f'process {victim} is not heard of for {seconds} s' in err
+  if goes_on:
+    for code, _, err in ended(start(tmp_path, 'images')):
+      assert code == 0, err
+    assert network(tmp_path) == network(together('images'))
+
+
+def network(folder):
+  """What is saved of the student, with digests of all its arrays."""
+  facts = vars(saved.check(folder / 'images' / 'lit' / 'student'))
+  return {key: value for key, value in facts.items() if key != 'row'}

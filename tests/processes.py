@@ -1,23 +1,26 @@
 """A small run of every task, which one of several processes makes.
 
-  python tests/processes.py FOLDER TASK ADDRESS COUNT INDEX STOP
+  python tests/processes.py FOLDER TASK ADDRESS COUNT INDEX SECONDS FAULT
 
-STOP is the call of a phase at which process 1 is asked to stop; 0 is none.
+SECONDS is how long a silent process is waited for. FAULT is 'INDEX:PHASE:NAME',
+or '': the process of that index sends itself the signal of that name at the
+first call of that phase, counted from 1.
 
 As a file of its own, for other processes import it; of tests/hosts_test.py.
 """
 
 import csv
+import os
 import pathlib
+import signal
 import sys
 
-from experiments import recipes
+from experiments import cli, recipes
 from experiments.configs import resnet, stargan, vdcnn
 from lit_jax import hosts
 from lit_jax.runs import runner
 from lit_jax.training.interrupt import Observer
 
-SIGNAL = 15
 _PHASES = {
   'train_teacher.epochs': 1,
   'lit.epochs': 2,
@@ -66,18 +69,22 @@ SETTINGS = {
 _CONFIGS = {'images': resnet, 'texts': vdcnn, 'translations': stargan}
 
 
-class Stopping(Observer):
-  """Asks for a stop at the first call of a phase."""
+class Faulty(Observer):
+  """Sends its own process a signal at the first call of a phase."""
 
-  def __init__(self, calls: int):
-    """Of that call, counted from 1 over all phases; 0 for none."""
-    self._left = calls
+  def __init__(self, phase: int, number: int):
+    """Of that phase, counted from 1."""
+    self._left, self._number = phase, number
 
   def first_call(self, steps: int) -> None:
     """Counts."""
     self._left -= 1
-    if self._left == 0:
-      self.stop = SIGNAL
+    if self._left:
+      return
+    if self._number == signal.SIGTERM:
+      self.stop = self._number
+    else:
+      os.kill(os.getpid(), self._number)
 
 
 def run(task: str, folder: pathlib.Path, observer: Observer) -> None:
@@ -112,14 +119,28 @@ def write_texts(folder: pathlib.Path) -> None:
 
 
 def main(
-  folder: str, task: str, address: str, count: str, index: str, stop: str
+  folder: str,
+  task: str,
+  address: str,
+  count: str,
+  index: str,
+  seconds: str,
+  fault: str,
 ) -> None:
   """Makes the run as the process that the arguments say."""
-  hosts.start(address, int(count), int(index), 60)
-  hosts.meet(60)
-  # One of them is asked, and both stop.
-  asked = int(stop) if index == '1' else 0
-  run(task, pathlib.Path(folder), Stopping(asked))
+
+  def body(argv, observer):
+    patience = int(seconds)
+    hosts.start(address, int(count), int(index), patience)
+    hosts.watch(patience, cli.leave)
+    hosts.meet(patience)
+    victim, _, rest = fault.partition(':')
+    if victim == index:
+      phase, _, name = rest.partition(':')
+      observer = Faulty(int(phase), signal.Signals[name])
+    run(task, pathlib.Path(folder), observer)
+
+  sys.exit(cli.command(body)([]))
 
 
 if __name__ == '__main__':

@@ -161,7 +161,7 @@ def test_a_pruned_network_is_trained_at_a_tenth_of_the_rate(network):
 
 
 @pytest.mark.parametrize(
-  'config, epochs', [(fashion_mnist, 4), (demo, 4), (cifar10_hours, 3)]
+  'config, epochs', [(fashion_mnist, 4), (demo, 4), (cifar10_hours, 2)]
 )
 def test_a_short_retraining(config, epochs):
   phase = recipes.phase(config.get_config(), 'prune')
