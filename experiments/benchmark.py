@@ -3,6 +3,8 @@
   python -m experiments.benchmark --cases=resnet --batches=32 --json=FILE
   python -m experiments.benchmark --inference
   python -m experiments.benchmark --compile_for=h100
+  python -m experiments.benchmark --scaling=1,2 --cases=resnet
+  python -m experiments.benchmark --compile_for=h100 --scaling=1,8,64,1024
 
 The contestants are `ours`, which is what training runs, and the peers: `eager`
 is PyTorch as most people write it, `best` the fastest of its other ways
@@ -22,6 +24,9 @@ writes alone, would have taken at the device's own measured speed
 (experiments/ours.py, `step_macs` and `step_elements`). Peak memory is that of
 the process, or on a GPU that of its arrays. Compiling lasts from a
 contestant's start to the end of its first call, the comparison included.
+
+--scaling times ours in so many processes, or with --compile_for models so many
+GPUs (experiments/scaling.py); --batches are then those of a device.
 """
 
 import contextlib
@@ -31,12 +36,10 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from multiprocessing import Pipe
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -45,7 +48,8 @@ import rich.table
 from absl import app, flags
 from rich.console import Console
 
-from experiments import compiled, ours
+from experiments import compiled, ours, scaling
+from experiments.process import Process
 from lit_jax import models
 from lit_jax.errors import UserError, choose, names
 
@@ -95,6 +99,13 @@ _COMPILE_FOR = flags.DEFINE_string(
   'need not be at hand, and times nothing; in all precisions by default.',
 )
 
+_SCALING = flags.DEFINE_string(
+  'scaling', '', 'Numbers of processes to time, or of GPUs to model.'
+)
+_SYNC = flags.DEFINE_bool(
+  'sync_batch_norm', True, 'As --config.sync_batch_norm; for --scaling.'
+)
+
 PEERS = ('eager', 'best')
 _OURS = ('ours', 'population')
 PRECISIONS = ('fp32', 'bf16')
@@ -121,88 +132,6 @@ class Contestant(Protocol):
   """Runs for some seconds, and tells numbers by name."""
 
   def run(self, seconds: float) -> dict[str, float]: ...
-
-
-class Process:
-  """A contestant in a process of its own (experiments/worker.py)."""
-
-  def __init__(
-    self,
-    name: str,
-    factory: str,
-    *args: Any,
-    environment: Mapping[str, str] | None = None,
-  ):
-    """Starts a process that holds factory(*args); 'module:name' names it.
-
-    A plain process, and not one of `multiprocessing`: those import this
-    module again, and with it all of JAX into PyTorch's memory.
-    """
-    self.name = name
-    self._connection, theirs = Pipe()
-    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-    quiet = flags.FLAGS.verbosity < 1
-    self._process = subprocess.Popen(
-      [sys.executable, '-m', 'experiments.worker', str(theirs.fileno())],
-      pass_fds=[theirs.fileno()],
-      env=_environment() | {'PYTHONPATH': path} | dict(environment or {}),
-      stdout=subprocess.DEVNULL if quiet else None,
-      stderr=subprocess.DEVNULL if quiet else None,
-    )
-    theirs.close()
-    try:
-      self.call('start', factory, *args)
-    except BaseException:
-      self.close()
-      raise
-
-  def call(self, method: str, *args: Any) -> Any:
-    """The method's answer; UserError where it has none."""
-    try:
-      self._connection.send((method, args))
-      good, answer = self._connection.recv()
-    except (EOFError, OSError):
-      code = self._process.wait()
-      raise UserError(
-        f'{self.name} ended with exit code {code}; --verbosity=1 shows what it '
-        'said, and a smaller --batches needs less memory'
-      ) from None
-    if good:
-      return answer
-    kind, text, trace = answer
-    if flags.FLAGS.verbosity > 0:
-      print(trace, file=sys.stderr)
-    line = ' '.join(text.split())
-    if kind == 'UserError':
-      raise UserError(line)
-    if 'out of memory' in line.lower():
-      raise UserError(f'{self.name} is out of memory; lower --batches')
-    raise UserError(
-      f'{self.name} failed: {kind}: {line[:300]} (--verbosity=1 shows where)'
-    )
-
-  def run(self, seconds: float) -> dict[str, float]:
-    return self.call('run', seconds)
-
-  def close(self) -> None:
-    self._connection.close()
-    self._process.kill()
-    self._process.wait()
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *error):
-    self.close()
-
-
-def _environment():
-  """Memory that is taken as needed, and one GPU unless told otherwise."""
-  return {
-    'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
-    'CUDA_VISIBLE_DEVICES': '0',
-    **os.environ,
-  }
 
 
 def alternate(
@@ -565,15 +494,19 @@ def _sizes(text, case) -> tuple[int, ...]:
   usual = ours.CASES[case].batches
   if not text:
     return (1, max(usual)) if _INFERENCE.value else usual
+  return _positive(text, 'batches')
+
+
+def _positive(text, flag) -> tuple[int, ...]:
   try:
-    sizes = tuple(int(size) for size in text.split(','))
+    numbers = tuple(int(number) for number in text.split(','))
   except ValueError:
-    sizes = (0,)
-  if min(sizes) < 1:
+    numbers = (0,)
+  if min(numbers) < 1:
     raise UserError(
-      f'--batches={text}; write positive numbers, separated by commas'
+      f'--{flag}={text}; write positive numbers, separated by commas'
     )
-  return sizes
+  return numbers
 
 
 def _check_flags() -> None:
@@ -672,7 +605,9 @@ def _count(batches: Mapping[str, Sequence[int]]) -> None:
       if kind not in operators:
         operators[kind] = _eager_operators(job) if _has_torch() else None
       eager = operators[kind]
-      row = compiled.numbers(_compiled(job, name), job, target, eager)
+      row = compiled.numbers(
+        compiled.call('count', job, name), job, target, eager
+      )
       print(
         f'{row["case"]} {row["phase"]}, {row["batch"]}, {row["precision"]}: '
         f'{row["student_kernels"]} kernels a step',
@@ -687,16 +622,53 @@ def _count(batches: Mapping[str, Sequence[int]]) -> None:
     print(compiled.assumptions(target, precision))
 
 
-def _compiled(job, target) -> compiled.Counted:
-  with (
-    tempfile.TemporaryDirectory() as folder,
-    Process(
-      'XLA',
-      'experiments.compiled:Compiler',
-      environment=compiled.environment(pathlib.Path(folder)),
-    ) as compiler,
-  ):
-    return compiler.call('count', job, target, folder)
+def _scale(batches: Mapping[str, Sequence[int]]) -> None:
+  """Over processes of this machine, or GPUs that need not be at hand."""
+  counts = _positive(_SCALING.value, 'scaling')
+  target = None
+  if _COMPILE_FOR.value:
+    name = choose('target', _COMPILE_FOR.value, compiled.TARGETS)
+    compiled.check_plugin()
+    target = compiled.TARGETS[name]
+  precision = _PRECISION.value or ('bf16' if target else 'fp32')
+  calls = _STEPS_PER_CALL.value or (_GPU_STEPS if target else _CPU_STEPS)
+  depths = _TEACHER_DEPTH.value, _STUDENT_DEPTH.value
+  records: list[Record] = []
+  for case, sizes in batches.items():
+    for batch in sizes:
+      job = ours.job(case, batch, precision, calls, depths)
+      job['sync_batch_norm'] = _SYNC.value
+      pair = ' → '.join(models.title(job[r]) for r in ('teacher', 'student'))
+      record: Record = {
+        'case': case,
+        'pair': pair,
+        'batch': batch,
+        'precision': precision,
+        'sync_batch_norm': _SYNC.value,
+        'versions': {name: metadata.version(name) for name in _PACKAGES},
+        'command': ['-m', 'experiments.benchmark', *sys.argv[1:]],
+      }
+      if target is None:
+        rows = scaling.measured(job, counts, _TURNS.value)
+        record |= {'measured': rows, 'cores': os.cpu_count()}
+        title = f'measured: {pair}, {precision}, {os.cpu_count()} CPU cores'
+      else:
+        counted = compiled.call('count', job, _COMPILE_FOR.value)
+        step_us = compiled.numbers(counted, job, target, None)['model_us']
+        reduced = compiled.call('all_reduces', job, _COMPILE_FOR.value)
+        rows = scaling.modelled(step_us, reduced, counts, batch)
+        record |= {'modelled': rows, 'all_reduces': reduced}
+        title = (
+          f'modelled: {pair}, {batch} examples a GPU, {precision}; '
+          f'{len(reduced)} all-reduces, {sum(reduced) / 1e6:.2f} MB a step'
+        )
+      _console().print(scaling.table(title, rows))
+      records.append(record)
+      if _JSON.value:
+        write_json(pathlib.Path(_JSON.value).expanduser(), records)
+  if target is not None:
+    print(compiled.assumptions(target, precision))
+    print(f'between GPUs: {scaling.LINKS}')
 
 
 def _eager_operators(job) -> int:
@@ -721,6 +693,9 @@ def _run() -> None:
   peers = _names(_PEERS.value, PEERS, 'peer')
   batches = {case: _sizes(_BATCHES.value, case) for case in cases}
   _check_flags()
+  if _SCALING.value:
+    _scale(batches)
+    return
   if _COMPILE_FOR.value:
     _count(batches)
     return

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import hlo, ours
+from experiments.process import Process
 from lit_jax import layers
 from lit_jax.data.feed import Superbatch
 from lit_jax.errors import UserError
@@ -154,6 +156,34 @@ class Compiler:
     temporary = compiled.memory_analysis().temp_size_in_bytes
     return Counted(known, steps.kernels, call, step, temporary)
 
+  def all_reduces(
+    self, settings: Mapping[str, Any], target: str, folder: str
+  ) -> list[int]:
+    """Bytes of each all-reduce of a step, compiled for two devices.
+
+    Arguments and errors are those of `count`; the batch is a device's.
+    """
+    del folder
+    compiled: Any = _compile(settings, TARGETS[target], 2)
+    return hlo.all_reduces(compiled.as_text())
+
+
+def call(method: str, settings: Mapping[str, Any], target: str) -> Any:
+  """What a method of a Compiler answers, in a process of its own.
+
+  Raises:
+    UserError: it fails.
+  """
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    Process(
+      'XLA',
+      'experiments.compiled:Compiler',
+      environment=environment(pathlib.Path(folder)),
+    ) as compiler,
+  ):
+    return compiler.call(method, settings, target, folder)
+
 
 def _program(train, state, teacher, superbatch, objectives, keys):
   """One device's share, whose leading axis the mesh leaves at 1."""
@@ -162,11 +192,11 @@ def _program(train, state, teacher, superbatch, objectives, keys):
   return train(state, teacher, superbatch, objectives, keys)
 
 
-def _compile(settings, target):
+def _compile(settings, target, count=1):
   config = (pathlib.Path(__file__).parent / target.file).read_text()
   try:
     topology = topologies.get_topology_desc(
-      platform='cuda', target_config=config, topology='1x1x1'
+      platform='cuda', target_config=config, topology=f'1x{count}x1'
     )
   except (RuntimeError, ValueError, NotImplementedError) as error:
     raise UserError(
@@ -195,9 +225,12 @@ def _compile(settings, target):
 
   def shapes(spec, tree):
     sharding = NamedSharding(mesh, spec)
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-    )
+
+    def shape(x):
+      dims = (count, *x.shape[1:]) if spec == cut else x.shape
+      return jax.ShapeDtypeStruct(dims, x.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree)
 
   shaped = jax.tree.map(
     shapes, specs, arguments, is_leaf=lambda x: isinstance(x, PartitionSpec)

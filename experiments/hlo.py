@@ -329,3 +329,12 @@ def _written(inner):
     elif result.op != 'parameter':
       total += size(result.type)
   return total
+
+
+def all_reduces(text: str) -> list[int]:
+  """Bytes of each all-reduce of a program, in the order of its text."""
+  found = re.findall(r' = (.*?) all-reduce(?:-start)?\(', text)
+  return [
+    sum(math.prod(sizes) * _BITS[dtype] // 8 for dtype, sizes in _shapes(shape))
+    for shape in found
+  ]

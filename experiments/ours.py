@@ -317,6 +317,7 @@ def _plan(settings, precision, augments):
     teacher_preprocess=preprocess,
     axis_name=devices.AXIS,
     shared=settings['frozen'],
+    sync_batch_norm=settings.get('sync_batch_norm', True),
   )
 
 

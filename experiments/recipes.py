@@ -133,6 +133,7 @@ def _training(config):
     steps_per_call=config.steps_per_call,
     select=config.select,
     data_seed=_data_seed(config, config.seed),
+    sync_batch_norm=config.sync_batch_norm,
   )
 
 

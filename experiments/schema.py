@@ -127,6 +127,7 @@ class Common(_Keys):
   precision: Text
   deterministic: bool
   batch_size: Integer
+  sync_batch_norm: bool
   examples_per_device: Annotated[Integer, Field(ge=1)]
   repeats: Annotated[Integer, Field(ge=1, le=10**6)]
   momentum: float

@@ -13,6 +13,7 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import benchmark, ours, worker
+from experiments.process import Process
 from lit_jax import models
 from lit_jax.errors import UserError
 
@@ -281,6 +282,7 @@ def test_ours_alone_through_processes(tmp_path, capsys):
     ('batches', '32,x', '--batches=32,x'),
     ('precision', 'fp8', "unknown precision 'fp8'"),
     ('compile_for', 'h1000', "unknown target 'h1000'"),
+    ('scaling', '1,x', '--scaling=1,x; write positive numbers'),
     ('json', '/no/such/folder/x.json', 'cannot write into /no/such/folder'),
   ],
 )
@@ -310,7 +312,7 @@ def test_without_the_cuda_plugin_it_says_what_to_do(monkeypatch, capsys):
 
 
 def test_a_dead_contestant_is_one_line():
-  with benchmark.Process('eager', 'builtins:dict') as process:
+  with Process('eager', 'builtins:dict') as process:
     with pytest.raises(UserError, match='eager failed: AttributeError'):
       process.call('fly')
     process._process.kill()

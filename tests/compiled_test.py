@@ -7,7 +7,8 @@ import textwrap
 import jax
 import pytest
 
-from experiments import benchmark, compiled, hlo, ours
+from experiments import compiled, hlo, ours
+from experiments.process import Process
 
 TARGET = compiled.TARGETS['h100']
 
@@ -142,7 +143,7 @@ PINNED = {
 def test_counts_are_the_pinned_ones(key, tmp_path):
   case, batch, precision = key
   job = ours.job(case, batch, precision, 64)
-  with benchmark.Process(
+  with Process(
     'XLA',
     'experiments.compiled:Compiler',
     environment=compiled.environment(tmp_path),

@@ -273,6 +273,40 @@ def test_plain_jit_and_two_devices_agree(tiny, lit, superbatch):
     chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_batch_norms_of_each_device_alone(tiny, superbatch):
+  """A step is then the mean of what each device would have done alone."""
+  plain = ImagePreprocess((0.5,) * 3, (0.5,) * 3, crop=False, flip=False)
+  changes = {'preprocess': plain, 'axis_name': devices.AXIS}
+  one = only(superbatch, 0)
+  shared, found = (
+    run(
+      tiny,
+      one_member.train_program(
+        make_plan(tiny, **changes, sync_batch_norm=sync), devices.map_train
+      ),
+      begin(tiny),
+      devices.shard_superbatch(one),
+    )
+    for sync in (True, False)
+  )
+  alone = one_member.train_program(make_plan(tiny, preprocess=plain))
+  halves = [
+    run(
+      tiny,
+      alone,
+      begin(tiny),
+      one._replace(inputs=one.inputs[:, :, own], labels=one.labels[:, :, own]),
+    )
+    for own in (slice(BATCH // 2), slice(BATCH // 2, None))
+  ]
+  wanted = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+  chex.assert_trees_all_close(found[0], wanted[0], rtol=1e-4, atol=1e-6)
+  name = 'ir/blocks_1'
+  mean = float(wanted[1][name][0])
+  assert float(found[1][name][0]) == pytest.approx(mean, rel=1e-5)
+  assert abs(float(shared[1][name][0]) / mean - 1) > 1e-3
+
+
 def test_one_call_of_c_steps_equals_c_calls_of_one(tiny, lit, superbatch):
   whole, metrics = run(tiny, lit, begin(tiny), superbatch)
   assert whole.step == C

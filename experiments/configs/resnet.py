@@ -87,8 +87,10 @@ def get_config() -> ConfigDict:
   config.precision = 'fp32'  # or 'bf16', 'fp16'
   config.deterministic = False  # True has a GPU repeat every bit, slower
   config.batch_size = 32
-  # At the least, where each CPU core is a device; devices wait for each other
-  # at every batch norm.
+  # Of the whole batch, on any number of devices; False takes each device's own
+  # part, which differs by their number and has none wait at every batch norm.
+  config.sync_batch_norm = True
+  # At the least, where each CPU core is a device.
   config.examples_per_device = 16
   # Times that an epoch shows each training example, for small data sets.
   config.repeats = 1

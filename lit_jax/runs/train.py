@@ -202,6 +202,7 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
       preprocess=preprocess,
       teacher_preprocess=used.preprocess if used else preprocess,
       axis_name=devices.AXIS,
+      sync_batch_norm=training.sync_batch_norm,
       shared=tuple(part for part in phase.frozen if part in phase.copy),
     ),
     constants=loop.Constants(

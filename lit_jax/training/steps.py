@@ -68,7 +68,7 @@ def train_program(
 
       return each(own)(state, objective)
 
-    with shared_statistics(plan.axis_name):
+    with shared_statistics(plan.axis_name if plan.sync_batch_norm else None):
       batches = plan.task.prepare(
         plan, objective, teacher, superbatch, step, key
       )
@@ -184,7 +184,8 @@ def update(
 ) -> tuple[TrainState, Metrics]:
   """One step of a learner's optimiser; under fp16 none where it overflows.
 
-  Gradients and metrics are means over the devices.
+  Gradients and metrics are means over the devices, and so are running
+  statistics that each has of its own.
 
   Args:
     plan: with the optimisers and the axis of the devices.
@@ -204,6 +205,9 @@ def update(
   )
   if plan.axis_name is not None:
     metrics = lax.pmean(metrics, plan.axis_name)
+    if not plan.sync_batch_norm:
+      # Of all devices, which go on alike.
+      batch_stats = lax.pmean(batch_stats, plan.axis_name)
   updates, opt_state = plan.optimizers[learner].update(
     grads, own.opt_state, own.params
   )

@@ -37,6 +37,8 @@ class Plan(NamedTuple):
     teacher_preprocess: whose `normalize` makes the teacher's inputs.
     axis_name: mapped axis over the devices, or None.
     shared: those frozen parts that are copies of the teacher's.
+    sync_batch_norm: whether batch norms take the statistics of the whole batch,
+      or each device those of its own part.
   """
 
   task: 'Task'
@@ -48,6 +50,7 @@ class Plan(NamedTuple):
   teacher_preprocess: Preprocess
   axis_name: str | None = None
   shared: tuple[str, ...] = ()
+  sync_batch_norm: bool = True
 
   @property
   def learning(self) -> tuple[str, ...]:
