@@ -512,6 +512,10 @@ def _positive(text, flag) -> tuple[int, ...]:
 def _check_flags() -> None:
   if _INFERENCE.value and _COMPILE_FOR.value:
     raise UserError('--compile_for counts training; leave out --inference')
+  if _SCALING.value and (_INFERENCE.value or _MEMBERS.value != 1):
+    raise UserError(
+      '--scaling is of training one student; leave out --inference, --members'
+    )
   if _INFERENCE.value and _MEMBERS.value != 1:
     raise UserError('--members is of training; leave it out with --inference')
   for flag in (
@@ -574,14 +578,18 @@ def _check_torch() -> None:
     )
 
 
-def _count(batches: Mapping[str, Sequence[int]]) -> None:
-  """What is compiled for a GPU, by case, batch size and precision."""
-  name = choose('target', _COMPILE_FOR.value, compiled.TARGETS)
+def _check_compiler() -> None:
   compiled.check_plugin()
-  target = compiled.TARGETS[name]
   # Here and in the processes; the plugin would look for CUDA, and complain.
   jax.config.update('jax_platforms', 'cpu')
   os.environ['JAX_PLATFORMS'] = 'cpu'
+
+
+def _count(batches: Mapping[str, Sequence[int]]) -> None:
+  """What is compiled for a GPU, by case, batch size and precision."""
+  name = choose('target', _COMPILE_FOR.value, compiled.TARGETS)
+  _check_compiler()
+  target = compiled.TARGETS[name]
   precisions = _COMPILED_PRECISIONS
   if _PRECISION.value:
     precisions = (_PRECISION.value,)
@@ -628,7 +636,7 @@ def _scale(batches: Mapping[str, Sequence[int]]) -> None:
   target = None
   if _COMPILE_FOR.value:
     name = choose('target', _COMPILE_FOR.value, compiled.TARGETS)
-    compiled.check_plugin()
+    _check_compiler()
     target = compiled.TARGETS[name]
   precision = _PRECISION.value or ('bf16' if target else 'fp32')
   calls = _STEPS_PER_CALL.value or (_GPU_STEPS if target else _CPU_STEPS)

@@ -11,7 +11,7 @@ import pathlib
 import re
 import signal
 import sys
-import time
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -51,9 +51,8 @@ _PATIENCE = flags.DEFINE_integer(
   lower_bound=1,
 )  # fmt: skip
 _BAD_INPUT = 2
+_LEAVING = threading.Lock()
 _STOPPED = 128  # and the signal's number
-_LAST_SECONDS = 3
-_GONE = 75  # EX_TEMPFAIL of sysexits.h: what is asked for may work later
 _PRECISION = 'jax_default_matmul_precision'
 # What a file system says of a write to an open file.
 _DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
@@ -144,81 +143,77 @@ def command(
 
 def _exit_code(body, argv) -> int:
   try:
-    code = _tried(body, argv)
-  except Exception:
-    if hosts.count() == 1:
-      raise
-    traceback.print_exc()
-    code = 1
-  if hosts.count() > 1 and 0 < code < _STOPPED:
-    _end(code)
-  return code
-
-
-def _tried(body, argv) -> int:
-  try:
     observer = startup.FirstSteps()
     with stop_on_signals(observer):
       body(argv, observer)
     return 0
-  except hosts.Elsewhere:
-    return _BAD_INPUT
-  except UserError as error:
-    return _fail(str(error))
   except Interrupted as stopped:
+    # Which all processes do together.
     print(stopped, file=sys.stderr)
     return _STOPPED + stopped.number
   except KeyboardInterrupt:
     print('stopped at once; the last checkpoint stands', file=sys.stderr)
-    return _STOPPED + signal.SIGINT
+    code = _STOPPED + signal.SIGINT
+  except hosts.Elsewhere:
+    code = _BAD_INPUT
   except Exception as error:
-    if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
-      return _fail(
-        'out of device memory; lower --config.steps_per_call and run the same '
-        'command again, or --config.batch_size in a new workdir'
-      )
-    if isinstance(error, MemoryError):
-      return _fail(
-        f'out of memory ({first_line(error)}); lower --config.repeats, '
-        '--config.batch_size or the size of the networks, in a new workdir'
-      )
-    if hosts.count() > 1 and _is_of_peer(error):
-      leave(first_line(error))
-    reason = disk_error(error)
-    if reason is None:
+    reason = _reason(error)
+    if reason is not None:
+      code = _fail(reason)
+    elif hosts.count() == 1:
       raise
-    return _fail(
-      f'the file system refuses {reason}; make room, put back what is gone, or '
-      'choose another folder, and run the same command again to go on'
+    elif hosts.of_peer(error):
+      leave(first_line(error))
+    else:
+      traceback.print_exc()
+      code = 1
+  if hosts.count() > 1:
+    _end(code)
+  return code
+
+
+def _reason(error) -> str | None:
+  """The line that tells of an error and what to do; None where none does."""
+  if isinstance(error, UserError):
+    return str(error)
+  if 'RESOURCE_EXHAUSTED: Out of memory' in str(error):
+    return (
+      'out of device memory; lower --config.steps_per_call and run the same '
+      'command again, or --config.batch_size in a new workdir'
     )
+  if isinstance(error, MemoryError):
+    return (
+      f'out of memory ({first_line(error)}); lower --config.repeats, '
+      '--config.batch_size or the size of the networks, in a new workdir'
+    )
+  refused = disk_error(error)
+  return refused and (
+    f'the file system refuses {refused}; make room, put back what is gone, or '
+    'choose another folder, and run the same command again to go on'
+  )
 
 
-def _is_of_peer(error) -> bool:
-  """Whether it may come from another process, as gloo's and NCCL's do."""
-  return isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error)
-
-
-def leave(reason: str) -> NoReturn:
+def leave(reason: str, code: int = hosts.GONE) -> NoReturn:
   """Ends this process where another one is gone.
 
   Args:
     reason: what is known of it.
+    code: of this process, unless the other one has told its own.
   """
+  _LEAVING.acquire()  # Who notices first speaks, and no one else.
+  others = hosts.ended()
+  if others:
+    index, code = min(others.items())
+    reason = f'process {index} has ended with exit code {code}'
   _fail(
     f'another process of this run is gone, or cannot be reached ({reason}); '
     'start all of them again to go on'
   )
-  _end(_GONE)
+  _end(code)
 
 
 def _end(code: int) -> NoReturn:
-  """Ends one of several processes, without JAX, which would wait for all."""
-  sys.stdout.flush()
-  sys.stderr.flush()
-  if hosts.is_first():
-    # JAX aborts the others as soon as process 0 is gone.
-    time.sleep(_LAST_SECONDS)
-  os._exit(code)
+  hosts.end(code, _PATIENCE.value if flags.FLAGS.is_parsed() else 0)
 
 
 def _run(build, argv: Sequence[str], observer: Observer) -> None:
@@ -227,10 +222,10 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _PATIENCE.value
   )
   if processes > 1:
-    hosts.watch(_PATIENCE.value, leave)
     # Whether all is done is for the first to say, and to know which is the
     # first starts JAX's devices.
     start(config, workdir, processes)
+    hosts.watch(_PATIENCE.value, leave)
     hosts.meet(_PATIENCE.value)
     if not hosts.is_first():
       sys.stdout = open(os.devnull, 'w')

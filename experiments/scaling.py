@@ -27,7 +27,6 @@ from experiments import ours
 from experiments.process import Process
 from lit_jax import hosts
 from lit_jax.errors import UserError
-from lit_jax.training import startup
 
 _SECONDS = 60  # for which processes wait for each other
 
@@ -39,14 +38,14 @@ class Links(NamedTuple):
     node: GPUs of a node.
     node_bytes_per_s: of a GPU within a node, in one direction; four fifths of
       NVLink's 450 GB/s.
-    bytes_per_s: of a GPU between nodes; four fifths of a link of 400 Gbit/s.
+    bytes_per_s: of a node; four fifths of eight links of 400 Gbit/s.
     node_us: microseconds of an all-reduce of nothing within a node. Assumed.
     doubling_us: more for every doubling of the nodes. Assumed.
   """
 
   node: int = 8
   node_bytes_per_s: float = 360e9
-  bytes_per_s: float = 40e9
+  bytes_per_s: float = 320e9
   node_us: float = 15.0
   doubling_us: float = 15.0
 
@@ -65,8 +64,10 @@ def all_reduce_us(size: int, count: int, links: Links = LINKS) -> float:
   if count == 1:
     return 0.0
   nodes = math.ceil(count / links.node)
-  speed = links.node_bytes_per_s if nodes == 1 else links.bytes_per_s
-  # A ring sends all but a part of it twice.
+  speed = links.node_bytes_per_s
+  if nodes > 1:
+    speed = min(speed, links.bytes_per_s)
+  # Rings that use all links of a node send all but a part of it twice.
   moved = 2 * (count - 1) / count * size
   return (
     links.node_us + links.doubling_us * math.log2(nodes) + 1e6 * moved / speed
@@ -109,7 +110,6 @@ class Worker:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[index % len(cores)]})
     if count > 1:
-      startup.use_cores(settings['batch'] // count, 0)
       hosts.start(address, count, index, _SECONDS)
       hosts.meet(_SECONDS)
     self._training = ours.Training(settings)
@@ -136,7 +136,13 @@ class Together:
         environment={'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'},
       )  # fmt: skip
 
-    self._processes = list(self._pool.map(start, range(count)))
+    started = [self._pool.submit(start, i) for i in range(count)]
+    futures.wait(started)
+    self._processes = [s.result() for s in started if not s.exception()]
+    if len(self._processes) < count:
+      self.close()
+      for one in started:
+        one.result()
 
   def turn(self) -> float:
     """Steps a second, as the slowest of them has it."""

@@ -5,12 +5,15 @@ writes the workdir, and what it finds there is the others', too (`once`).
 """
 
 import atexit
+import contextlib
 import itertools
 import os
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -24,9 +27,12 @@ from lit_jax.errors import UserError, first_line
 # How many processes Slurm and Open MPI have started.
 _STARTED = 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'
 _FOREVER = 24 * 60 * 60 * 1000  # milliseconds; who dies is noticed before
-_ALIVE = 'lit_jax/alive'
-_BEATS = 10  # of a process, in the time after which it is gone
+_ALIVE, _ENDED = 'lit_jax/alive', 'lit_jax/ended'
+GONE = 75  # EX_TEMPFAIL of sysexits.h: what is asked for may work later
+# What gloo, NCCL and JAX's coordination service say.
+_UNREACHED = re.compile('gloo|nccl|coordination|unavailable', re.IGNORECASE)
 _numbers = itertools.count()
+_over = threading.Event()  # this process ends, and looks after none any more
 _VALUE, _REFUSED, _FAILED = 'value', 'refused', 'failed'
 
 
@@ -55,7 +61,8 @@ def start(
     How many there are.
 
   Raises:
-    UserError: arguments that do not fit, or the others do not come.
+    UserError: arguments that do not fit. Where the others do not come, JAX
+      aborts.
   """
   given: dict[str, Any] = {
     'coordinator_address': address,
@@ -99,52 +106,108 @@ def _number(name: str) -> int | None:
   return int(value) if value.isdecimal() else None
 
 
-def watch(patience: int, leave: Callable[[str], Any]) -> None:
+def watch(patience: int, leave: Callable[[str, int], Any]) -> None:
   """Looks after the other processes, until this one ends.
 
-  Each tells the coordination service of process 0 that it lives. A process that
-  was killed, or was stopped, or whose host is gone, tells nothing. Where the
-  service itself is killed, JAX aborts the others at once.
+  Each tells the coordination service of process 0 that it lives, and the code
+  that it ends with (`end`). A process that was killed, or was stopped, or whose
+  host is gone, tells nothing. Where process 0 was killed the service is gone,
+  too, and JAX aborts the others at once.
 
   Args:
     patience: seconds after which a process that is not heard of is gone.
-    leave: called with a line that says who is gone, to end this process; from
-      a thread, for the others may be waiting for the one that is gone.
+    leave: called with a line that says who is gone, and with a code, to end
+      this process; from a thread, for the others may be waiting for that one.
   """
-  over, interval = threading.Event(), patience / _BEATS
-  atexit.register(over.set)
-  heard = dict.fromkeys(range(count()), time.monotonic())
+  interval = _interval(patience)
+  atexit.register(_over.set)
+  heard: dict[int, float] = {}
 
   def listen():
     client, told = _client(), {}
     for beat in itertools.count():
-      try:
+      # Of one that cannot be asked no one is heard.
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.key_value_set(
           f'{_ALIVE}/{index()}', str(beat), allow_overwrite=True
         )
-        found = dict(client.key_value_dir_get(f'{_ALIVE}/'))
-      except jax.errors.JaxRuntimeError:
-        return  # and no one is heard of any more
-      for key, value in found.items():
-        if told.get(key) != value:
-          heard[int(key.rpartition('/')[2])] = time.monotonic()
-      told = found
-      if over.wait(interval):
+        found = _by_process(_ALIVE)
+        for i, value in found.items():
+          if told.get(i) != value:
+            heard[i] = time.monotonic()
+        told = found
+      if _over.wait(interval):
         return
+      for i, code in ended().items():
+        leave(f'process {i} has ended', code)
 
   def judge():
-    while not over.wait(interval):
+    heard.update(dict.fromkeys(range(count()), time.monotonic()))
+    while True:
+      asleep = time.monotonic()
+      if _over.wait(interval):
+        return
       now = time.monotonic()
+      if now - asleep > interval + patience / 2:
+        # It was this process that was stopped.
+        heard.update(dict.fromkeys(heard, now))
       gone = [i for i, when in heard.items() if now - when > patience]
       if index() in gone:
         # Not even of itself: what all are heard by does not answer.
         gone = [0]
       if gone:
         names = ', '.join(map(str, gone))
-        leave(f'process {names} is not heard of for {patience} s')
+        leave(f'process {names} is not heard of for {patience} s', GONE)
 
   for work in (listen, judge):
     threading.Thread(target=work, daemon=True).start()
+
+
+def _interval(patience):
+  """Seconds between two signs of life."""
+  return min(patience / 10, 5.0)
+
+
+def _by_process(key) -> dict[int, str]:
+  """What each process has set below a key, if it has."""
+  found = _client().key_value_dir_get(f'{key}/')
+  return {int(name.rpartition('/')[2]): value for name, value in found}
+
+
+def ended() -> dict[int, int]:
+  """The codes of other processes that ended by `end`, if they can be asked."""
+  try:
+    codes = _by_process(_ENDED)
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return {i: int(code) for i, code in codes.items() if i != index()}
+
+
+def end(code: int, patience: int) -> NoReturn:
+  """Ends one of several processes, without JAX, which would wait for all.
+
+  Args:
+    code: of this process, and of the others, which end too.
+    patience: as in `watch`.
+  """
+  try:
+    _over.set()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      _client().key_value_set(
+        f'{_ENDED}/{index()}', str(code), allow_overwrite=True
+      )
+    if is_first():
+      # JAX aborts the others as soon as process 0 is gone.
+      time.sleep(_interval(patience) + 1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+  finally:
+    os._exit(code)
+
+
+def of_peer(error: BaseException) -> bool:
+  """Whether it says that another process cannot be reached."""
+  return bool(_UNREACHED.search(str(error)))
 
 
 def count() -> int:

@@ -30,31 +30,44 @@ SECONDS = 60  # for which a silent process is waited for
 
 def start(folder, task, fault='', seconds=SECONDS):
   """Two processes that make a run together; `fault` as processes.py has it."""
+  address = free_address()
+  return [
+    begun(
+      folder,
+      [processes.__file__, folder, task, address, '2', str(i), str(seconds)]
+      + [fault],
+      JAX_NUM_CPU_DEVICES='2',
+    )
+    for i in range(2)
+  ]
+
+
+def free_address():
   with socket.socket() as free:
     free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
+    return f'localhost:{free.getsockname()[1]}'
+
+
+def begun(folder, arguments, **variables):
+  """One of several processes."""
   environment = os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'JAX_NUM_CPU_DEVICES': '2',
     'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')]),
     'XLA_FLAGS': '',
     # Of all of them, for each compiles the same programs.
     'JAX_COMPILATION_CACHE_DIR': str(folder.parent / 'programs-of-processes'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    **variables,
   }
-  return [
-    subprocess.Popen(
-      [sys.executable, processes.__file__, folder, task]
-      + [address, '2', str(i), str(seconds), fault],
-      cwd=ROOT,
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(2)
-  ]
+  return subprocess.Popen(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
 def ended(children, seconds=400):
@@ -156,6 +169,34 @@ def test_what_the_first_refuses_ends_all(tmp_path):
   # Which the others need not repeat.
   assert 'was made with another configuration' in first[2]
   assert 'error' not in second[2]
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_what_one_refuses_ends_all(victim, tmp_path):
+  """As the command line has it, which says how many devices there are."""
+  address = free_address()
+  wrong = [f'--config.teacher.checkpoint={tmp_path}/none']
+  children = [
+    begun(
+      tmp_path,
+      ['-m', 'experiments.cifar', '--config=experiments/configs/demo.py']
+      + [f'--workdir={tmp_path}/run', '--config.batch_size=64']
+      + [f'--coordinator_address={address}', '--num_processes=2']
+      + [f'--process_id={i}', '--peer_seconds=20']
+      + (wrong if i == victim else []),
+    )
+    for i in range(2)
+  ]
+  told = ended(children)
+  assert [code for code, _, _ in told] == [2, 2], told
+  (cause,), (other,) = (err.splitlines() for _, _, err in order(told, victim))
+  assert f'{tmp_path}/none' in cause
+  if other != cause:
+    assert f'process {victim} has ended with exit code 2' in other
+
+
+def order(pair, first):
+  return pair if first == 0 else pair[::-1]
 
 
 @pytest.mark.parametrize(

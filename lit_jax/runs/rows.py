@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lit_jax import models
+from lit_jax import hosts, models
 from lit_jax.blocks import BlockNet
 from lit_jax.errors import first_line
 from lit_jax.networks import latency
@@ -83,6 +83,8 @@ def measured(what: str, measure: Callable[[], Any]) -> Any:
   try:
     return measure()
   except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    if hosts.count() > 1 and hosts.of_peer(error):
+      raise
     print(f'{what} is left out: {first_line(error)}', file=sys.stderr)
     return None
 

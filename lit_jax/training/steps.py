@@ -206,8 +206,9 @@ def update(
   if plan.axis_name is not None:
     metrics = lax.pmean(metrics, plan.axis_name)
     if not plan.sync_batch_norm:
-      # Of all devices, which go on alike.
-      batch_stats = lax.pmean(batch_stats, plan.axis_name)
+      # All devices go on alike; what is frozen is, and rounding stays out.
+      learning = {k: v for k, v in batch_stats.items() if k not in frozen}
+      batch_stats = {**batch_stats, **lax.pmean(learning, plan.axis_name)}
   updates, opt_state = plan.optimizers[learner].update(
     grads, own.opt_state, own.params
   )
