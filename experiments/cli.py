@@ -288,11 +288,18 @@ def start(
     workdir: keeps the compiled programs.
     processes: that share a batch.
   """
-  startup.use_cores(config.batch_size // processes, config.examples_per_device)
+  own = config.batch_size // processes
+  startup.use_cores(own, config.examples_per_device, config.devices)
+  used, there = startup.use_gpus(own, config.examples_per_gpu, config.devices)
   if config.deterministic:
     startup.use_deterministic()
   graphs = startup.use_graphs()
   if jax.default_backend() == 'gpu':
+    if used < there:
+      print(
+        f'{used} of {there} GPUs: with all, each had {own / there:g} examples '
+        f'of a batch; --config.devices={there} takes them'
+      )
     _tell_of_gpu(config, graphs)
   startup.keep_programs(workdir)
 

@@ -22,7 +22,8 @@ from lit_jax.training import devices, optim
 # when it is read.
 _NOT_IN_CONFIG = (
   'data_dir', 'method', 'baseline', 'data.path', 'data.cache',
-  'examples_per_device', 'steps_per_call', 'deterministic',
+  'devices', 'examples_per_device', 'examples_per_gpu', 'steps_per_call',
+  'deterministic',
 )  # fmt: skip
 
 

@@ -128,7 +128,9 @@ class Common(_Keys):
   deterministic: bool
   batch_size: Integer
   sync_batch_norm: bool
+  devices: Annotated[Integer, Field(ge=0, le=10**6)]
   examples_per_device: Annotated[Integer, Field(ge=1)]
+  examples_per_gpu: Annotated[Integer, Field(ge=1)]
   repeats: Annotated[Integer, Field(ge=1, le=10**6)]
   momentum: float
   weight_decay: float

@@ -17,6 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import cli
 from experiments.configs import resnet
+from lit_jax.errors import UserError
 from lit_jax.networks import saved
 from lit_jax.training import startup
 
@@ -227,7 +228,55 @@ def test_seconds_without_proc(monkeypatch):
 def test_a_device_a_core_as_far_as_the_batch_goes_round(
   batch, least, cores, devices
 ):
-  assert startup.cpu_devices(batch, least, cores) == devices
+  assert startup.even_devices(batch, least, cores) == devices
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+  """Has the machine seem to have GPUs; the value tells which JAX may see."""
+  monkeypatch.setattr(startup, '_has_cuda', lambda: True)
+  monkeypatch.setattr(
+    startup.glob, 'glob', lambda _: [f'/dev/nvidia{i}' for i in range(8)]
+  )
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  name = 'jax_cuda_visible_devices'
+  assert jax.config.values[name] == 'all'
+  yield lambda: jax.config.values[name]
+  jax.config.update(name, 'all')
+
+
+@pytest.mark.parametrize(
+  'batch, least, wanted, visible, count, told',
+  [
+    (32, 128, 0, None, (1, 8), '0'),
+    (512, 128, 0, None, (4, 8), '0,1,2,3'),
+    (384, 128, 0, None, (3, 8), '0,1,2'),
+    (1024, 128, 0, None, (8, 8), 'all'),
+    (32, 128, 8, None, (8, 8), 'all'),
+    (32, 128, 2, None, (2, 8), '0,1'),
+    # Places among those that CUDA sees.
+    (32, 16, 0, '4,5,6', (2, 3), '0,1'),
+    (32, 16, 0, '', (0, 0), 'all'),
+  ],
+)
+def test_as_many_gpus_as_the_batch_goes_round(
+  batch, least, wanted, visible, count, told, gpus, monkeypatch
+):
+  if visible is not None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+  assert startup.use_gpus(batch, least, wanted) == count
+  assert gpus() == told
+
+
+def test_more_gpus_than_there_are(gpus):
+  with pytest.raises(UserError, match='devices=9, and there are 8 GPUs'):
+    startup.use_gpus(32, 16, 9)
+
+
+def test_the_users_own_gpus_stay(gpus):
+  jax.config.update('jax_cuda_visible_devices', '3')
+  startup.use_gpus(512, 16)
+  assert gpus() == '3'
 
 
 def test_the_users_own_number_of_devices_stays():
@@ -239,7 +288,7 @@ def test_the_users_own_number_of_devices_stays():
 @pytest.mark.parametrize(
   'flags, devices',
   [
-    ('', startup.cpu_devices(64, 16, startup.cores())),
+    ('', startup.even_devices(64, 16, startup.cores())),
     ('--xla_force_host_platform_device_count=3', 3),
   ],
 )

@@ -90,8 +90,9 @@ def get_config() -> ConfigDict:
   # Of the whole batch, on any number of devices; False takes each device's own
   # part, which differs by their number and has none wait at every batch norm.
   config.sync_batch_norm = True
-  # At the least, where each CPU core is a device.
-  config.examples_per_device = 16
+  config.devices = 0  # of a process; 0: as many as get these examples or more
+  config.examples_per_device = 16  # of CPU cores, each a device
+  config.examples_per_gpu = 128  # modelled, docs/scaling.md
   # Times that an epoch shows each training example, for small data sets.
   config.repeats = 1
   config.crop = True  # shift training images by up to 4 pixels

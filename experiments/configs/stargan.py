@@ -41,7 +41,9 @@ def get_config() -> ConfigDict:
   config.flip = True  # mirror training images half of the time
   config.shift = 0  # pixels that training images are moved by at most
   config.batch_size = 16
-  config.examples_per_device = 8  # no batch norm waits for the other devices
+  # No batch norm waits for the other devices.
+  config.examples_per_device = 8
+  config.examples_per_gpu = 4
   config.adam_betas = (0.5, 0.999)
 
   # What scores translations: 'attributes' trains a classifier (the judge) to

@@ -1,6 +1,7 @@
 """A run's start: CPU devices, CUDA's settings, kept programs, time taken."""
 
 import collections
+import glob
 import importlib.util
 import os
 import pathlib
@@ -9,6 +10,7 @@ import warnings
 
 import jax
 
+from lit_jax.errors import UserError
 from lit_jax.training.interrupt import Observer
 
 CACHE = 'cache'
@@ -26,7 +28,7 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 _CUDA_PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin'
 
 
-def use_cores(batch_size: int, least: int) -> None:
+def use_cores(batch_size: int, least: int, wanted: int = 0) -> None:
   """Makes each CPU core a device of its own, as far as the batch goes round.
 
   Two cores that work on half a batch each are faster than two that share each
@@ -37,11 +39,12 @@ def use_cores(batch_size: int, least: int) -> None:
     batch_size: examples of a batch.
     least: examples that a device gets at the least. With too few, its work is
       too little for what it costs to wait for the other devices.
+    wanted: so many devices instead; 0 for none.
   """
   flags = os.environ.get('XLA_FLAGS', '')
   if jax.config.values['jax_num_cpu_devices'] > 0 or _XLA_DEVICES in flags:
     return
-  count = cpu_devices(batch_size, least, cores())
+  count = wanted or even_devices(batch_size, least, cores())
   jax.config.update('jax_num_cpu_devices', count)
   if count > 1:
     # By default XLA ends the process where one device waits a minute for
@@ -51,6 +54,49 @@ def use_cores(batch_size: int, least: int) -> None:
       f'{_XLA_TIMEOUT}_warn_stuck_timeout_seconds={_PATIENCE}',
       unless=_XLA_TIMEOUT,
     )
+
+
+def use_gpus(batch_size: int, least: int, wanted: int = 0) -> tuple[int, int]:
+  """Takes as many of this machine's GPUs as the batch goes round.
+
+  The user's own choice, given to JAX, is left as it is. Takes effect before JAX
+  first computes.
+
+  Args:
+    batch_size: examples of this process's part of a batch.
+    least: examples that a GPU gets at the least. With too few, waiting for the
+      others costs more than they save (docs/scaling.md).
+    wanted: so many GPUs instead; 0 for none.
+
+  Returns:
+    How many are taken, and how many there are.
+
+  Raises:
+    UserError: fewer are there than are wanted.
+  """
+  there = _gpus() if _has_cuda() else 0
+  if not there or jax.config.values['jax_cuda_visible_devices'] != 'all':
+    return there, there
+  if wanted > there:
+    raise UserError(f'devices={wanted}, and there are {there} GPUs; lower it')
+  count = wanted or even_devices(batch_size, least, there)
+  if count < there:
+    # By their places among those that CUDA is allowed to see.
+    names = ','.join(map(str, range(count)))
+    jax.config.update('jax_cuda_visible_devices', names)
+  return count, there
+
+
+def _gpus() -> int:
+  """How many CUDA may see, asked without starting it."""
+  visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+  if visible is None:
+    return len(glob.glob('/dev/nvidia[0-9]*'))
+  return len([name for name in visible.split(',') if name.strip()])
+
+
+def _has_cuda():
+  return any(importlib.util.find_spec(name) for name in _CUDA_PLUGINS)
 
 
 def use_graphs() -> bool:
@@ -63,8 +109,7 @@ def use_graphs() -> bool:
   Returns:
     Whether it was set here.
   """
-  has_cuda = any(importlib.util.find_spec(name) for name in _CUDA_PLUGINS)
-  return has_cuda and _add_flags(GRAPHS, unless=GRAPHS.partition('=')[0])
+  return _has_cuda() and _add_flags(GRAPHS, unless=GRAPHS.partition('=')[0])
 
 
 def use_deterministic() -> None:
@@ -95,9 +140,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def cpu_devices(batch_size: int, least: int, cores: int) -> int:
+def even_devices(batch_size: int, least: int, there: int) -> int:
   """The most devices that share the batch evenly, `least` examples or more."""
-  most = max(1, min(cores, batch_size // max(1, least)))
+  most = max(1, min(there, batch_size // max(1, least)))
   return max(n for n in range(1, most + 1) if batch_size % n == 0)
 
 
