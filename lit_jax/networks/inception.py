@@ -7,11 +7,9 @@ the project pytorch-fid.
 
 import functools
 import hashlib
-import io
 import math
 import os
 import pathlib
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -21,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.errors import UserError, first_line, reason, require
+from lit_jax.errors import UserError
 from lit_jax.models.inception import (
   CLASSES,
   SIZE,
@@ -29,12 +27,11 @@ from lit_jax.models.inception import (
   Outputs,
   prepare,
 )
+from lit_jax.networks import foreign
 
 PUBLISHED = 'pt_inception-2015-12-05-6726825d.pth'
 """The file of FID's weights, in the releases of pytorch-fid on GitHub."""
 _FIX = f"give FID's weights, {PUBLISHED} of the releases of pytorch-fid"
-_TORCH, _SAFETENSORS = ('.pth', '.pt'), '.safetensors'
-_NAMED = 3  # Keys that a message names, of however many.
 # PyTorch's names of what a module holds: Flax's collection and name, and the
 # order of the axes in Flax.
 _LEAVES = {
@@ -46,8 +43,6 @@ _LEAVES = {
   'fc.weight': ('params', 'fc/kernel', (1, 0)),
   'fc.bias': ('params', 'fc/bias', (0,)),
 }
-# Counts the batches of training, which evaluation does not need.
-_IGNORED = '.num_batches_tracked'
 
 
 @functools.cache
@@ -89,28 +84,12 @@ def load(path: str | os.PathLike[str], sha256: str = '') -> dict[str, Any]:
       file, another network, or weights that are not finite.
   """
   path = pathlib.Path(path)
-  if path.suffix not in (*_TORCH, _SAFETENSORS):
-    raise UserError(
-      f"{path}: Inception's weights are read from "
-      f'{", ".join((*_TORCH, _SAFETENSORS))}; {_FIX}'
-    )
-  what = f'{path.suffix} weights of Inception'
-  if path.suffix == _SAFETENSORS:
-    require(what, 'gan', 'safetensors')
-  else:
-    require(what, 'torch', 'torch')
-  try:
-    content = path.read_bytes()
-  except OSError as error:
-    raise UserError(
-      f"{path}: Inception's weights cannot be read ({reason(error)}); {_FIX}"
-    ) from None
+  content = foreign.content(path, 'weights of Inception', _FIX)
   _check_digest(path, content, sha256)
-  if path.suffix == _SAFETENSORS:
-    found = _read_safetensors(path, content)
-  else:
-    found = _read_torch(path, content)
-  return _variables(path, _state(path, found))
+  found = foreign.parsed(path, content, _FIX)
+  inner = found.get('state_dict') if isinstance(found, Mapping) else None
+  found = inner if isinstance(inner, Mapping) else found
+  return _variables(path, foreign.state(path, found, ('module.',), _FIX))
 
 
 def _check_digest(path, content, wanted):
@@ -133,85 +112,15 @@ def _check_digest(path, content, wanted):
       )
 
 
-def _read_torch(path, content):
-  import torch  # pyright: ignore[reportMissingImports]
-
-  try:
-    return torch.load(io.BytesIO(content), 'cpu', weights_only=True)
-  except pickle.UnpicklingError as error:
-    # Its text says how to execute the file, and is of many lines.
-    if 'GLOBAL' in str(error):
-      raise UserError(
-        f'{path}: holds Python objects, which reading would execute, and not '
-        'weights alone; save them by torch.save(net.state_dict(), PATH), or '
-        f'{_FIX}'
-      ) from None
-    raise _damaged(path, 'it is no pickle of weights') from None
-  except Exception as error:  # PyTorch raises many kinds for a damaged file.
-    if 'TorchScript' in str(error):
-      raise UserError(
-        f'{path}: is a TorchScript archive, which is a program and not weights '
-        f'alone; {_FIX}'
-      ) from None
-    raise _damaged(path, first_line(error)) from None
-
-
-def _read_safetensors(path, content):
-  from safetensors import numpy  # pyright: ignore[reportMissingImports]
-
-  try:
-    return numpy.load(content)
-  except KeyError as error:
-    raise UserError(
-      f'{path}: holds numbers of the kind {error}, which NumPy lacks; save '
-      f'them as float32, or {_FIX}'
-    ) from None
-  except Exception as error:  # Its own kind, for a damaged file.
-    raise _damaged(path, first_line(error)) from None
-
-
-def _damaged(path, why):
-  return UserError(
-    f'{path}: is damaged, or no {path.suffix} file ({why}); '
-    'download or copy it again'
-  )
-
-
-def _state(path, found) -> dict[str, Any]:
-  """The arrays by key, without what is tolerated around them."""
-  if isinstance(found, Mapping):
-    inner = found.get('state_dict')
-    found = inner if isinstance(inner, Mapping) else found
-  if (
-    not isinstance(found, Mapping)
-    or not found
-    or not all(isinstance(key, str) for key in found)
-    or not all(hasattr(value, 'shape') for value in found.values())
-  ):
-    kind = type(found).__name__
-    raise UserError(
-      f'{path}: holds a {kind} that is no state dict, arrays by their names; '
-      f'{_FIX}'
-    )
-  prefix = 'module.'
-  if not all(key.startswith(prefix) for key in found):
-    prefix = ''
-  return {
-    key.removeprefix(prefix): value
-    for key, value in found.items()
-    if not key.endswith(_IGNORED)
-  }
-
-
 def _variables(path, state):
   wanted = _keys()
   _check_layout(path, state, wanted)
   flat = {}
   for key, (place, order, shape) in wanted.items():
-    array = _array(state[key])
+    array = foreign.array(state[key])
     if array is None or array.shape != shape:
       raise UserError(
-        f'{path}: {key} is {_described(state[key])}, not floating-point '
+        f'{path}: {key} is {foreign.described(state[key])}, not floating-point '
         f'{list(shape)}; {_FIX}'
       )
     if not np.isfinite(array).all():
@@ -220,22 +129,6 @@ def _variables(path, state):
       raise UserError(f'{path}: {key} holds variances below 0; {_FIX}')
     flat[place] = jnp.asarray(array.transpose(order))
   return traverse_util.unflatten_dict(flat, sep='/')
-
-
-def _array(value) -> np.ndarray | None:
-  """As float32, or None of what has no floating-point numbers."""
-  if not isinstance(value, np.ndarray):
-    # Sparse or quantized tensors are no weights of this network.
-    if not value.is_floating_point() or 'strided' not in str(value.layout):
-      return None
-    value = value.detach().float().numpy()
-  if not jnp.issubdtype(value.dtype, jnp.floating):
-    return None
-  return value.astype(np.float32)
-
-
-def _described(value):
-  return f'{str(value.dtype).removeprefix("torch.")} {list(value.shape)}'
 
 
 def _check_layout(path, state, wanted):
@@ -254,9 +147,7 @@ def _check_layout(path, state, wanted):
     ('has the unknown', state.keys() - wanted.keys()),
   ):
     if keys:
-      named = ', '.join(sorted(keys)[:_NAMED])
-      more = f' and {len(keys) - _NAMED} more' if len(keys) > _NAMED else ''
-      faults.append(f'{fault} {named}{more}')
+      faults.append(f'{fault} {foreign.named(keys)}')
   if faults:
     raise UserError(
       f'{path}: is of another network: it {", and ".join(faults)}; {_FIX}'

@@ -1,0 +1,208 @@
+"""`lit-jax`: what lit_jax does from a command line, one command a function."""
+
+import argparse
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from lit_jax import models
+from lit_jax.errors import UserError, names, reason, shown
+from lit_jax.networks import pytorch, saved
+from lit_jax.networks.summary import summary
+
+_BAD_INPUT = 2
+_IMPORT = """\
+Makes a teacher of ours from a ResNet for small images that PyTorch trained.
+
+Depth, width, classes and the kind of shortcut are read from the file; a flag
+that contradicts it is refused. Nothing in the file is executed. What no file
+says, strides and poolings among it, is taken to be as in He et al. 2016:
+compare the teacher's accuracy in the first table with PyTorch's.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs a command, and exits: with 2 after bad input, which is told in a line.
+
+  Args:
+    argv: the arguments, by default those of the process.
+  """
+  try:
+    options = _parser().parse_args(argv)
+    options.run(options)
+  except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(_BAD_INPUT)
+
+
+class _Parser(argparse.ArgumentParser):
+  """Refuses in one line, as all of lit_jax does."""
+
+  def __init__(self, **options):
+    super().__init__(
+      allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      **options,
+    )
+
+  def error(self, message: str) -> NoReturn:
+    raise UserError(f'{self.prog}: {message}; {self.prog} --help says more')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(prog='lit-jax', description='Shallower, faster networks.')
+  commands = parser.add_subparsers(
+    title='commands', metavar='COMMAND', required=True
+  )
+  _add_import(commands)
+  return parser
+
+
+def _add_import(commands) -> None:
+  parser = commands.add_parser(
+    'import', help='make a teacher of PyTorch weights', description=_IMPORT
+  )
+  add = parser.add_argument
+  add('weights', metavar='WEIGHTS', help='.pth, .pt or .safetensors')
+  add(
+    '--out', required=True, metavar='DIR', help='a new folder for the network'
+  )
+  add(
+    '--mean', type=_numbers, metavar='.49,.48,.45',
+    help='of each channel in training, of pixels from 0 to 1',
+  )  # fmt: skip
+  add('--std', type=_numbers, metavar='.25,.24,.26', help='likewise')
+  add(
+    '--family', default='resnet',
+    help=f'{" or ".join(pytorch.FAMILIES)}: 16 or 64 wide (default: resnet)',
+  )  # fmt: skip
+  add('--depth', type=int, metavar='N', help='6n+2')
+  add(
+    '--units', type=_counts, metavar='N,N,N',
+    help='of each block, where these are not equally many',
+  )  # fmt: skip
+  add('--classes', type=int, metavar='N', help='how many')
+  add('--shortcut', metavar='A|B', help='zero channels, or convolutions')
+  add(
+    '--padding',
+    metavar='both|end',
+    help='where option A has its zero channels, which no file says',
+  )
+  add(
+    '--class_names', default='', metavar='A,B,…',
+    help='in the order of the logits; data of other classes are then refused',
+  )  # fmt: skip
+  add(
+    '--size', type=int, default=32, metavar='N',
+    help='height and width of the images (default: 32)',
+  )  # fmt: skip
+  add('--dataset', default='', metavar='NAME', help='that it was trained on')
+  add(
+    '--names', metavar='FILE',
+    help="JSON: the file's own module names, and what they are called here",
+  )  # fmt: skip
+  parser.set_defaults(run=_import)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(part) for part in text.split(','))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{shown(text)} are no numbers; write them as 3,4,3'
+    ) from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+  try:
+    return tuple(float(part) for part in text.split(','))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{shown(text)} are no numbers; write them as .49,.48,.45'
+    ) from None
+
+
+def _import(options: argparse.Namespace) -> None:
+  """Writes a network of ours, and says how a run takes it.
+
+  Raises:
+    UserError: as `pytorch.load`; the folder is there already or cannot be
+      written; or as many class names as there are no classes.
+  """
+  folder = pathlib.Path(options.out).expanduser()
+  if folder.exists():
+    raise UserError(f'{folder} is there already; name a new folder by --out')
+  told = pytorch.Told(
+    depth=options.depth,
+    units=options.units,
+    classes=options.classes,
+    shortcut=options.shortcut,
+    padding=options.padding,
+    mean=options.mean,
+    std=options.std,
+    size=options.size,
+  )
+  layout = pytorch.NAMES
+  if options.names is not None:
+    layout = pytorch.read_names(options.names)
+  network = pytorch.load(options.weights, options.family, told, layout)
+  facts = saved.Facts(
+    spec=network.spec,
+    dataset=options.dataset,
+    classes=_class_names(options.class_names, network.spec['classes']),
+    input=network.preprocess.facts(),
+    precision='fp32',
+    digest='',
+    row={},
+  )
+  try:
+    saved.save(folder, facts, network.variables)
+  except OSError as error:
+    raise UserError(
+      f'{folder} cannot be written ({reason(error)}); name another by --out'
+    ) from None
+  print(_told(folder, facts))
+
+
+def _class_names(text: str, count: int) -> list[str]:
+  found = names(text, '--class_names')
+  if found and len(found) != count:
+    raise UserError(
+      f'--class_names has {len(found)} names, and the network {count} classes; '
+      'give one a class, in the order of the logits'
+    )
+  return list(found)
+
+
+def _told(folder: pathlib.Path, facts: saved.Facts) -> str:
+  """What was imported, and the flags that take it as a teacher."""
+  spec: dict[str, Any] = dict(facts.spec or {})
+  parameters = summary(models.build(spec)).parameters
+  given = {k: v for k, v in spec.items() if k not in ('classes', 'input_shape')}
+  given = {'checkpoint': str(folder), **given}
+  flags = [f'--config.teacher.{k}={_flag(v)}' for k, v in given.items()]
+  size = 'x'.join(map(str, spec['input_shape']))
+  lines = [
+    f'{folder}: {models.title(spec)}, {parameters} parameters, '
+    f'{spec["classes"]} classes, images {size}, mean {facts.input["mean"]}, '
+    f'std {facts.input["std"]}',
+    # A shell takes brackets and spaces for its own.
+    f'take it by {" ".join(map(shlex.quote, flags))}',
+  ]
+  if not facts.classes:
+    lines.append(
+      'no --class_names: that the data number the classes alike is not checked'
+    )
+  return '\n'.join(lines)
+
+
+def _flag(value: Any) -> str:
+  return (
+    str(tuple(value)).replace(' ', '') if isinstance(value, list) else value
+  )
+
+
+if __name__ == '__main__':
+  main()
