@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     options.run(options)
   except UserError as error:
-    print(error, file=sys.stderr)
+    print(f'error: {error}', file=sys.stderr)
     sys.exit(_BAD_INPUT)
 
 
