@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from lit_jax import models
 from lit_jax.errors import UserError, names, reason, shown
-from lit_jax.networks import pytorch, saved
+from lit_jax.networks import export, pytorch, saved
 from lit_jax.networks.summary import summary
 
 _BAD_INPUT = 2
@@ -20,6 +20,13 @@ Depth, width, classes and the kind of shortcut are read from the file; a flag
 that contradicts it is refused. Nothing in the file is executed. What no file
 says, strides and poolings among it, is taken to be as in He et al. 2016:
 compare the teacher's accuracy in the first table with PyTorch's.
+"""
+_EXPORT = f"""\
+Writes a trained classifier as other programs read it.
+
+The new file is read again by the program that it is for, and is kept only
+where that gives the network's class on every input, and its logits to
+{export.TOLERANCE:.0e}. A JSON file beside it says what it must be fed with.
 """
 
 
@@ -57,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     title='commands', metavar='COMMAND', required=True
   )
   _add_import(commands)
+  _add_export(commands)
   return parser
 
 
@@ -104,6 +112,30 @@ def _add_import(commands) -> None:
     help="JSON: the file's own module names, and what they are called here",
   )  # fmt: skip
   parser.set_defaults(run=_import)
+
+
+def _add_export(commands) -> None:
+  parser = commands.add_parser(
+    'export', help='write a student for other programs', description=_EXPORT
+  )
+  add = parser.add_argument
+  add(
+    'network',
+    metavar='NETWORK',
+    help='a folder such as WORKDIR/lit/student, or the name of a student',
+  )
+  add('--to', required=True, metavar='FORMAT', help=', '.join(export.FORMATS))
+  suffixes = sorted({kind.suffix for kind in export.FORMATS.values()})
+  add(
+    '--out', required=True, metavar='PATH',
+    help=f'a new file: {", ".join(suffixes)}, as the format has it',
+  )  # fmt: skip
+  add(
+    '--preprocess',
+    action='store_true',
+    help='images go in as uint8, and are normalised by the file itself',
+  )
+  parser.set_defaults(run=_export)
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -164,6 +196,26 @@ def _import(options: argparse.Namespace) -> None:
       f'{folder} cannot be written ({reason(error)}); name another by --out'
     ) from None
   print(_told(folder, facts))
+
+
+def _export(options: argparse.Namespace) -> None:
+  """Writes a file, and says how near it is to the network.
+
+  Raises:
+    UserError: as `export.export`.
+  """
+  found = export.export(
+    options.network, options.to, options.out, options.preprocess
+  )
+  spec = dict(found.facts.spec or {})
+  size = found.path.stat().st_size
+  print(
+    f'{found.path}: {models.title(spec)}, {spec["classes"]} classes, {size} '
+    f'bytes; read again by {found.reader}\n'
+    f'all classes equal, logits to {found.largest:.1e}, of {found.examples} '
+    f'{found.inputs}\n'
+    f'{found.beside}: architecture, normalisation, class names, digest'
+  )
 
 
 def _class_names(text: str, count: int) -> list[str]:

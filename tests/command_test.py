@@ -118,7 +118,7 @@ def test_bad_input_is_a_line_and_code_2(weights, run, tmp_path):
   usual = [weights, '--padding=end', MEAN, STD, f'--out={folder}']
   for args, fault in (
     ((), 'COMMAND'),
-    (('export',), "invalid choice: 'export'"),
+    (('convert',), "invalid choice: 'convert'"),
     (('import',), 'WEIGHTS, --out'),
     (('import', weights), 'required: --out'),
     (('import', *usual, '--dept=8'), 'unrecognized arguments: --dept=8'),

@@ -418,6 +418,45 @@ def _key(place: str, names: Names, keys: Iterable[str]) -> str:
   return f'{module}.{leaf}'
 
 
+def state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The arrays of a ResNet or ResNeXt of ours, as PyTorch has them.
+
+  Args:
+    variables: 'params' and 'batch_stats', float32.
+
+  Returns:
+    float32 arrays by torchvision's names, their axes in PyTorch's order, each
+    with memory of its own that lies in that order.
+  """
+  result = {}
+  leaves: Mapping[str, Any] = traverse_util.flatten_dict(variables, sep='/')
+  for place, leaf in leaves.items():
+    key = _key(place, NAMES, ())
+    at = _place(key, NAMES)
+    assert at is not None and at[0] == place, place
+    back = np.argsort(at[1])
+    result[key] = np.array(np.asarray(leaf).transpose(back), order='C')
+  return result
+
+
+def variables(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """The arrays of a file by our names, of a network that the caller knows.
+
+  Args:
+    path: as for `read`, with names of NAMES.
+
+  Returns:
+    'params' and 'batch_stats', float32; their shapes are not looked at.
+
+  Raises:
+    UserError: as `read`; unknown keys, or arrays of other ranks.
+  """
+  path = pathlib.Path(path)
+  found = _placed(path, read(path).arrays, NAMES)
+  arrays = {place: leaf.array for place, leaf in found.items()}
+  return traverse_util.unflatten_dict(arrays, sep='/')
+
+
 def _placed(path, arrays, names) -> dict[str, _Leaf]:
   """The arrays by our paths, in Flax's order of axes."""
   places = {key: _place(key, names) for key in sorted(arrays)}
