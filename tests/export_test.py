@@ -263,6 +263,18 @@ def test_a_file_that_cannot_be_read_is_refused(
   assert list(path.parent.iterdir()) == []
 
 
+def test_what_a_converter_does_not_know_is_told(save, tmp_path, monkeypatch):
+  def encode(*args):
+    raise NotImplementedError('no such convolution\nin version 1')
+
+  kind = export.FORMATS['stablehlo']._replace(encode=encode)
+  monkeypatch.setitem(export.FORMATS, 'stablehlo', kind)
+  path = _path(tmp_path, 'stablehlo')
+  with pytest.raises(UserError, match=r'as stablehlo \(no such convolution\)'):
+    export.export(save(SPECS['resnet']), 'stablehlo', path)
+  assert not path.parent.exists()
+
+
 def test_nan_is_a_difference(save, tmp_path, monkeypatch):
   kind = export.FORMATS['safetensors']
 

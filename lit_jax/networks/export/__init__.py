@@ -88,7 +88,7 @@ def export(
   try:
     with _new_folder(path) as folder:
       part = folder / path.name
-      write_bytes(part, kind.encode(student, preprocess))
+      write_bytes(part, _encoded(student, kind, to, preprocess))
       write_json(_beside(part), _said(student, to, preprocess))
       inputs = students.inputs(student)
       found = _compared(part, student, kind, inputs.raw, preprocess)
@@ -173,6 +173,16 @@ def _check_kind(student: Student, kind: Format, to, preprocess):
       f'the {family} reads character ids, which are not normalised; leave '
       '--preprocess out'
     )
+
+
+def _encoded(student, kind, to, preprocess) -> bytes:
+  try:
+    return kind.encode(student, preprocess)
+  except Exception as error:  # A converter's own, of what it does not know.
+    raise UserError(
+      f'the network cannot be written as {to} ({first_line(error)}); export '
+      'another format'
+    ) from error
 
 
 def _said(student, to, preprocess) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The kinds of files that a student is exported as, and what reads each."""
 
+import contextlib
 import importlib.metadata
 import logging
 import pathlib
@@ -118,12 +119,22 @@ def _needs_onnx():
   require('ONNX', 'onnx', 'jax2onnx', 'onnxruntime')
 
 
+@contextlib.contextmanager
+def _silenced(name):
+  """Without a logger's warnings, here of lengths known when programs run."""
+  logger = logging.getLogger(name)
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
 def _encode_onnx(student, preprocess):
   import jax2onnx  # pyright: ignore[reportMissingImports]
 
-  # It warns of lengths that it does not know before the program runs.
-  logging.getLogger('onnx_ir').setLevel(logging.ERROR)
-  with plain_forms():
+  with plain_forms(), _silenced('onnx_ir'):
     model: Any = jax2onnx.to_onnx(
       lambda x: student.function(student.variables, x, preprocess),
       [_shape(student, preprocess)],
