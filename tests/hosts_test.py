@@ -202,7 +202,7 @@ def order(pair, first):
 @pytest.mark.parametrize(
   'victim, name, goes_on',
   [
-    (1, 'SIGKILL', True),
+    pytest.param(1, 'SIGKILL', True, marks=pytest.mark.slow),
     pytest.param(1, 'SIGSTOP', False, marks=LONG),
     pytest.param(0, 'SIGSTOP', False, marks=LONG),
     pytest.param(0, 'SIGKILL', True, marks=LONG),

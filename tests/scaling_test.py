@@ -45,6 +45,7 @@ def test_rows_of_the_model():
   assert eight['examples_per_s'] == pytest.approx(8 * 32e6 / 1046.75, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train():
   job = ours.job('resnet', 8, 'fp32', 2, (8, 8))
   rows = scaling.measured(job, [1, 2], 1)
