@@ -115,6 +115,10 @@ def _read_stablehlo(path, student, preprocess):
   return lambda x: np.asarray(program.call(x))
 
 
+def _needs_stablehlo():
+  require('StableHLO', 'stablehlo', 'flatbuffers')
+
+
 def _needs_onnx():
   require('ONNX', 'onnx', 'jax2onnx', 'onnxruntime')
 
@@ -212,8 +216,8 @@ FORMATS = {
     _encode_safetensors, _read_safetensors,
   ),
   'stablehlo': Format(
-    '.stablehlo', lambda: _version('jax'), True, FAMILIES, lambda: None,
-    _encode_stablehlo, _read_stablehlo,
+    '.stablehlo', lambda: _version('jax'), True, FAMILIES,
+    _needs_stablehlo, _encode_stablehlo, _read_stablehlo,
   ),
   'onnx': Format(
     '.onnx', lambda: _version('onnxruntime'), True, FAMILIES, _needs_onnx,
