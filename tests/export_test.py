@@ -50,6 +50,8 @@ def _extras(request):
 
 def _needed(to):
   result = [('gan', 'safetensors')]
+  if to == 'stablehlo':
+    result.append(('stablehlo', 'flatbuffers'))
   if to == 'onnx':
     result += [('onnx', 'jax2onnx'), ('onnx', 'onnxruntime')]
   return result
@@ -291,6 +293,7 @@ def test_nan_is_a_difference(save, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'package, to, extra',
   [
+    ('flatbuffers', 'stablehlo', 'stablehlo'),
     ('onnxruntime', 'onnx', 'onnx'),
     ('jax2onnx', 'onnx', 'onnx'),
     ('safetensors', 'torch', 'gan'),
