@@ -31,6 +31,7 @@ _ALIVE, _ENDED = 'lit_jax/alive', 'lit_jax/ended'
 GONE = 75  # EX_TEMPFAIL of sysexits.h: what is asked for may work later
 # What gloo, NCCL and JAX's coordination service say.
 _UNREACHED = re.compile('gloo|nccl|coordination|unavailable', re.IGNORECASE)
+_ANSWER = 3  # seconds
 _numbers = itertools.count()
 _over = threading.Event()  # this process ends, and looks after none any more
 _VALUE, _REFUSED, _FAILED = 'value', 'refused', 'failed'
@@ -176,11 +177,22 @@ def _by_process(key) -> dict[int, str]:
 
 def ended() -> dict[int, int]:
   """The codes of other processes that ended by `end`, if they can be asked."""
-  try:
-    codes = _by_process(_ENDED)
-  except jax.errors.JaxRuntimeError:
-    return {}
+  codes = _soon(lambda: _by_process(_ENDED)) or {}
   return {i: int(code) for i, code in codes.items() if i != index()}
+
+
+def _soon(ask: Callable[[], Any]) -> Any:
+  """What the service answers; None where it fails, or says nothing for long."""
+  found = []
+
+  def work():
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      found.append(ask())
+
+  thread = threading.Thread(target=work, daemon=True)
+  thread.start()
+  thread.join(_ANSWER)
+  return found[0] if found else None
 
 
 def end(code: int, patience: int) -> NoReturn:
@@ -192,10 +204,8 @@ def end(code: int, patience: int) -> NoReturn:
   """
   try:
     _over.set()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-      _client().key_value_set(
-        f'{_ENDED}/{index()}', str(code), allow_overwrite=True
-      )
+    key = f'{_ENDED}/{index()}'
+    _soon(lambda: _client().key_value_set(key, str(code), allow_overwrite=True))
     if is_first():
       # JAX aborts the others as soon as process 0 is gone.
       time.sleep(_interval(patience) + 1)
