@@ -578,18 +578,19 @@ def _check_torch() -> None:
     )
 
 
-def _check_compiler() -> None:
+def _target() -> compiled.Target:
+  """What --compile_for names, for which all processes can compile then."""
+  name = choose('target', _COMPILE_FOR.value, compiled.TARGETS)
   compiled.check_plugin()
   # Here and in the processes; the plugin would look for CUDA, and complain.
   jax.config.update('jax_platforms', 'cpu')
   os.environ['JAX_PLATFORMS'] = 'cpu'
+  return compiled.TARGETS[name]
 
 
 def _count(batches: Mapping[str, Sequence[int]]) -> None:
   """What is compiled for a GPU, by case, batch size and precision."""
-  name = choose('target', _COMPILE_FOR.value, compiled.TARGETS)
-  _check_compiler()
-  target = compiled.TARGETS[name]
+  target = _target()
   precisions = _COMPILED_PRECISIONS
   if _PRECISION.value:
     precisions = (_PRECISION.value,)
@@ -614,7 +615,7 @@ def _count(batches: Mapping[str, Sequence[int]]) -> None:
         operators[kind] = _eager_operators(job) if _has_torch() else None
       eager = operators[kind]
       row = compiled.numbers(
-        compiled.call('count', job, name), job, target, eager
+        compiled.call('count', job, _COMPILE_FOR.value), job, target, eager
       )
       print(
         f'{row["case"]} {row["phase"]}, {row["batch"]}, {row["precision"]}: '
@@ -633,19 +634,16 @@ def _count(batches: Mapping[str, Sequence[int]]) -> None:
 def _scale(batches: Mapping[str, Sequence[int]]) -> None:
   """Over processes of this machine, or GPUs that need not be at hand."""
   counts = _positive(_SCALING.value, 'scaling')
-  target = None
-  if _COMPILE_FOR.value:
-    name = choose('target', _COMPILE_FOR.value, compiled.TARGETS)
-    _check_compiler()
-    target = compiled.TARGETS[name]
+  target = _target() if _COMPILE_FOR.value else None
   precision = _PRECISION.value or ('bf16' if target else 'fp32')
   calls = _STEPS_PER_CALL.value or (_GPU_STEPS if target else _CPU_STEPS)
   depths = _TEACHER_DEPTH.value, _STUDENT_DEPTH.value
   records: list[Record] = []
   for case, sizes in batches.items():
     for batch in sizes:
-      job = ours.job(case, batch, precision, calls, depths)
-      job['sync_batch_norm'] = _SYNC.value
+      job = ours.job(
+        case, batch, precision, calls, depths, sync_batch_norm=_SYNC.value
+      )
       pair = ' → '.join(models.title(job[r]) for r in ('teacher', 'student'))
       record: Record = {
         'case': case,
@@ -653,7 +651,7 @@ def _scale(batches: Mapping[str, Sequence[int]]) -> None:
         'batch': batch,
         'precision': precision,
         'sync_batch_norm': _SYNC.value,
-        'versions': {name: metadata.version(name) for name in _PACKAGES},
+        'versions': _versions(),
         'command': ['-m', 'experiments.benchmark', *sys.argv[1:]],
       }
       if target is None:
@@ -689,6 +687,12 @@ def _eager_operators(job) -> int:
     'eager', 'experiments.torch_peer:training', job, None, arrays, *split
   ) as eager:
     return round(eager.call('operators'))
+
+
+def _versions() -> Record:
+  return {'python': platform.python_version()} | {
+    name: metadata.version(name) for name in _PACKAGES
+  }
 
 
 def _console() -> Console:
@@ -729,9 +733,7 @@ def _run() -> None:
   for job in jobs:
     for role in ('teacher', 'student'):
       models.build(job[role])
-  versions = {'python': platform.python_version()} | {
-    name: metadata.version(name) for name in _PACKAGES
-  }
+  versions = _versions()
   records: list[Record] = []
   for job in jobs:
     job['torch_device'] = torch.get('torch_device')

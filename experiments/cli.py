@@ -51,6 +51,7 @@ _PATIENCE = flags.DEFINE_integer(
   lower_bound=1,
 )  # fmt: skip
 _BAD_INPUT = 2
+_GONE = 75  # EX_TEMPFAIL of sysexits.h: what is asked for may work later
 _LEAVING = threading.Lock()
 _STOPPED = 128  # and the signal's number
 _PRECISION = 'jax_default_matmul_precision'
@@ -168,7 +169,7 @@ def _exit_code(body, argv) -> int:
       traceback.print_exc()
       code = 1
   if hosts.count() > 1:
-    _end(code)
+    hosts.end(code)
   return code
 
 
@@ -193,15 +194,14 @@ def _reason(error) -> str | None:
   )
 
 
-def leave(reason: str, code: int = hosts.GONE) -> NoReturn:
-  """Ends this process where another one is gone.
+def leave(reason: str) -> NoReturn:
+  """Ends this process where another one is gone, with its code if it told one.
 
   Args:
     reason: what is known of it.
-    code: of this process, unless the other one has told its own.
   """
   _LEAVING.acquire()  # Who notices first speaks, and no one else.
-  others = hosts.ended()
+  code, others = _GONE, hosts.ended()
   if others:
     index, code = min(others.items())
     reason = f'process {index} has ended with exit code {code}'
@@ -209,11 +209,7 @@ def leave(reason: str, code: int = hosts.GONE) -> NoReturn:
     f'another process of this run is gone, or cannot be reached ({reason}); '
     'start all of them again to go on'
   )
-  _end(code)
-
-
-def _end(code: int) -> NoReturn:
-  hosts.end(code, _PATIENCE.value if flags.FLAGS.is_parsed() else 0)
+  hosts.end(code)
 
 
 def _run(build, argv: Sequence[str], observer: Observer) -> None:

@@ -113,6 +113,7 @@ def job(
   depths: tuple[int, int] = (0, 0),
   members: int = 1,
   phase: str = 'lit',
+  sync_batch_norm: bool = True,
 ) -> dict[str, Any]:
   """What both sides are to run, as plain values.
 
@@ -125,6 +126,7 @@ def job(
     depths: teacher's and student's, where not the configuration's (0).
     members: students that are trained together.
     phase: of the configuration, one of the case's `phases`; it is what runs.
+    sync_batch_norm: as `Plan.sync_batch_norm`.
   """
   inputs = CASES[case]
   config = inputs.config()
@@ -155,6 +157,7 @@ def job(
     'steps_per_call': math.ceil(steps_per_call / cycle) * cycle,
     'cycle': cycle,
     'members': members,
+    'sync_batch_norm': sync_batch_norm,
     'teacher': teacher,
     'student': student,
     'alpha': objective.alpha,
@@ -317,7 +320,7 @@ def _plan(settings, precision, augments):
     teacher_preprocess=preprocess,
     axis_name=devices.AXIS,
     shared=settings['frozen'],
-    sync_batch_norm=settings.get('sync_batch_norm', True),
+    sync_batch_norm=settings['sync_batch_norm'],
   )
 
 

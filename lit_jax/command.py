@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from lit_jax import models
@@ -77,18 +77,19 @@ def _add_import(commands) -> None:
   add(
     '--out', required=True, metavar='DIR', help='a new folder for the network'
   )
+  colours = _several(float, '.49,.48,.45')
   add(
-    '--mean', type=_numbers, metavar='.49,.48,.45',
+    '--mean', type=colours, metavar='.49,.48,.45',
     help='of each channel in training, of pixels from 0 to 1',
   )  # fmt: skip
-  add('--std', type=_numbers, metavar='.25,.24,.26', help='likewise')
+  add('--std', type=colours, metavar='.25,.24,.26', help='likewise')
   add(
     '--family', default='resnet',
     help=f'{" or ".join(pytorch.FAMILIES)}: 16 or 64 wide (default: resnet)',
   )  # fmt: skip
   add('--depth', type=int, metavar='N', help='6n+2')
   add(
-    '--units', type=_counts, metavar='N,N,N',
+    '--units', type=_several(int, '3,4,3'), metavar='N,N,N',
     help='of each block, where these are not equally many',
   )  # fmt: skip
   add('--classes', type=int, metavar='N', help='how many')
@@ -138,22 +139,18 @@ def _add_export(commands) -> None:
   parser.set_defaults(run=_export)
 
 
-def _counts(text: str) -> tuple[int, ...]:
-  try:
-    return tuple(int(part) for part in text.split(','))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f'{shown(text)} are no numbers; write them as 3,4,3'
-    ) from None
+def _several(kind: Callable[[str], Any], example: str) -> Callable[[str], Any]:
+  """What reads numbers of a kind, separated by commas, as in the example."""
 
+  def read(text):
+    try:
+      return tuple(kind(part) for part in text.split(','))
+    except ValueError:
+      raise argparse.ArgumentTypeError(
+        f'{shown(text)} are no numbers; write them as {example}'
+      ) from None
 
-def _numbers(text: str) -> tuple[float, ...]:
-  try:
-    return tuple(float(part) for part in text.split(','))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f'{shown(text)} are no numbers; write them as .49,.48,.45'
-    ) from None
+  return read
 
 
 def _import(options: argparse.Namespace) -> None:

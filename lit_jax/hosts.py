@@ -28,7 +28,7 @@ from lit_jax.errors import UserError, first_line
 _STARTED = 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'
 _FOREVER = 24 * 60 * 60 * 1000  # milliseconds; who dies is noticed before
 _ALIVE, _ENDED = 'lit_jax/alive', 'lit_jax/ended'
-GONE = 75  # EX_TEMPFAIL of sysexits.h: what is asked for may work later
+_BEAT = 5.0  # seconds between two signs of life of a process, at the most
 # What gloo, NCCL and JAX's coordination service say.
 _UNREACHED = re.compile('gloo|nccl|coordination|unavailable', re.IGNORECASE)
 _ANSWER = 3  # seconds
@@ -107,7 +107,7 @@ def _number(name: str) -> int | None:
   return int(value) if value.isdecimal() else None
 
 
-def watch(patience: int, leave: Callable[[str, int], Any]) -> None:
+def watch(patience: int, leave: Callable[[str], Any]) -> None:
   """Looks after the other processes, until this one ends.
 
   Each tells the coordination service of process 0 that it lives, and the code
@@ -117,10 +117,10 @@ def watch(patience: int, leave: Callable[[str, int], Any]) -> None:
 
   Args:
     patience: seconds after which a process that is not heard of is gone.
-    leave: called with a line that says who is gone, and with a code, to end
-      this process; from a thread, for the others may be waiting for that one.
+    leave: called with a line that says who is gone, to end this process; from
+      a thread, for the others may be waiting for that one.
   """
-  interval = _interval(patience)
+  interval = min(patience / 10, _BEAT)
   atexit.register(_over.set)
   heard: dict[int, float] = {}
 
@@ -140,7 +140,7 @@ def watch(patience: int, leave: Callable[[str, int], Any]) -> None:
       if _over.wait(interval):
         return
       for i, code in ended().items():
-        leave(f'process {i} has ended', code)
+        leave(f'process {i} has ended with exit code {code}')
 
   def judge():
     heard.update(dict.fromkeys(range(count()), time.monotonic()))
@@ -158,15 +158,10 @@ def watch(patience: int, leave: Callable[[str, int], Any]) -> None:
         gone = [0]
       if gone:
         names = ', '.join(map(str, gone))
-        leave(f'process {names} is not heard of for {patience} s', GONE)
+        leave(f'process {names} is not heard of for {patience} s')
 
   for work in (listen, judge):
     threading.Thread(target=work, daemon=True).start()
-
-
-def _interval(patience):
-  """Seconds between two signs of life."""
-  return min(patience / 10, 5.0)
 
 
 def _by_process(key) -> dict[int, str]:
@@ -195,12 +190,10 @@ def _soon(ask: Callable[[], Any]) -> Any:
   return found[0] if found else None
 
 
-def end(code: int, patience: int) -> NoReturn:
+def end(code: int) -> NoReturn:
   """Ends one of several processes, without JAX, which would wait for all.
 
-  Args:
-    code: of this process, and of the others, which end too.
-    patience: as in `watch`.
+  The others end with the same code, as soon as they look for it.
   """
   try:
     _over.set()
@@ -208,7 +201,7 @@ def end(code: int, patience: int) -> NoReturn:
     _soon(lambda: _client().key_value_set(key, str(code), allow_overwrite=True))
     if is_first():
       # JAX aborts the others as soon as process 0 is gone.
-      time.sleep(_interval(patience) + 1)
+      time.sleep(_BEAT + 1)
     sys.stdout.flush()
     sys.stderr.flush()
   finally:

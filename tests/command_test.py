@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import state_dicts
 
-from lit_jax import command, models
+from lit_jax import models
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.images import class_names
 from lit_jax.data.preprocess import ImagePreprocess
@@ -17,23 +17,6 @@ from lit_jax.runs import teachers
 from lit_jax.tasks import Classify
 
 MEAN, STD = '--mean=.49,.48,.45', '--std=.25,.24,.26'
-
-
-@pytest.fixture
-def run(capsys):
-  """The command in this process: exit code, stdout, stderr."""
-
-  def command_line(*args):
-    capsys.readouterr()
-    try:
-      command.main([*map(str, args)])
-      code = 0
-    except SystemExit as stopped:
-      code = stopped.code or 0
-    written = capsys.readouterr()
-    return code, written.out, written.err
-
-  return command_line
 
 
 @pytest.fixture
@@ -57,10 +40,10 @@ def _dataset():
   )  # fmt: skip
 
 
-def test_an_imported_network_teaches(weights, run, tmp_path):
+def test_an_imported_network_teaches(weights, lit_jax_command, tmp_path):
   folder = tmp_path / 'nets' / 'teacher'
   names = ','.join(class_names.CIFAR10)
-  code, out, err = run(
+  code, out, err = lit_jax_command(
     'import', weights, '--depth=8', '--classes=10', '--shortcut=A',
     '--padding=end', MEAN, STD, f'--class_names={names}', f'--out={folder}',
     '--dataset=cifar10',
@@ -98,11 +81,11 @@ def test_an_imported_network_teaches(weights, run, tmp_path):
   np.testing.assert_allclose(found, oracle, rtol=0, atol=1e-4)
 
 
-def test_what_is_printed_of_other_networks(run, tmp_path):
+def test_what_is_printed_of_other_networks(lit_jax_command, tmp_path):
   state = state_dicts.state(state_dicts.layout(2, 'B'))
   state = {k: v for k, v in state.items() if not k.startswith('layer1.1.')}
   path = state_dicts.write(tmp_path, state)
-  code, out, _ = run(
+  code, out, _ = lit_jax_command(
     'import', path, '--units=1,2,2', MEAN, STD, f'--out={tmp_path / "a"}'
   )
   assert code == 0
@@ -113,7 +96,7 @@ def test_what_is_printed_of_other_networks(run, tmp_path):
   assert saved.load(tmp_path / 'a')[0].classes == []
 
 
-def test_bad_input_is_a_line_and_code_2(weights, run, tmp_path):
+def test_bad_input_is_a_line_and_code_2(weights, lit_jax_command, tmp_path):
   folder = tmp_path / 'net'
   usual = [weights, '--padding=end', MEAN, STD, f'--out={folder}']
   for args, fault in (
@@ -136,16 +119,16 @@ def test_bad_input_is_a_line_and_code_2(weights, run, tmp_path):
     (('import', *usual[:-1], f'--out={tmp_path}'), 'is there already; name'),
     (('import', *usual[:-1], f'--out={weights}/a'), 'cannot be written ('),
   ):
-    code, out, err = run(*args)
+    code, out, err = lit_jax_command(*args)
     assert (code, out) == (2, ''), args
     assert fault in err and err.count('\n') == 1, args
     assert not folder.exists()
 
 
-def test_help_lists_what_there_is(run):
-  code, out, _ = run('--help')
+def test_help_lists_what_there_is(lit_jax_command):
+  code, out, _ = lit_jax_command('--help')
   assert code == 0 and 'import' in out and 'PyTorch' in out
-  code, out, _ = run('import', '--help')
+  code, out, _ = lit_jax_command('import', '--help')
   assert code == 0
   for flag in ('--mean', '--std', '--padding', '--class_names', '--names'):
     assert flag in out

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import cli, recipes
-from lit_jax import blocks, layers
+from lit_jax import blocks, command, layers
 from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.layers import BatchNorm, Conv, convolution, text
@@ -188,6 +188,23 @@ def programs_of_one_file(tmp_path_factory):
     jax.config.update(name, value)
   compilation_cache.reset_cache()
   jax.clear_caches()
+
+
+@pytest.fixture
+def lit_jax_command(capsys):
+  """`lit-jax` in this process: exit code, stdout, stderr."""
+
+  def run(*args):
+    capsys.readouterr()
+    try:
+      command.main([*map(str, args)])
+      code = 0
+    except SystemExit as stopped:
+      code = stopped.code or 0
+    written = capsys.readouterr()
+    return code, written.out, written.err
+
+  return run
 
 
 @pytest.fixture(scope='module')

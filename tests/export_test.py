@@ -1,6 +1,7 @@
 """Students as files of other programs: equal there, or not written at all."""
 # pyright: reportMissingImports=false
 
+import functools
 import json
 import pathlib
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from lit_jax import blocks, command, models
+from lit_jax import blocks, models
 from lit_jax.data.images import class_names
 from lit_jax.errors import UserError
 from lit_jax.networks import export, pytorch, saved
@@ -58,20 +59,9 @@ def _needed(to):
 
 
 @pytest.fixture
-def run(capsys):
-  """The command in this process: exit code, stdout, stderr."""
-
-  def command_line(*args):
-    capsys.readouterr()
-    try:
-      command.main(['export', *map(str, args)])
-      code = 0
-    except SystemExit as stopped:
-      code = stopped.code or 0
-    written = capsys.readouterr()
-    return code, written.out, written.err
-
-  return command_line
+def run(lit_jax_command):
+  """`lit-jax export`: exit code, stdout, stderr."""
+  return functools.partial(lit_jax_command, 'export')
 
 
 @pytest.fixture

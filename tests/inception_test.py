@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import state_dicts
 from fixtures import weights
 from flax import traverse_util
 
@@ -414,19 +415,9 @@ def test_pickles_that_are_no_state_dict(torch, tmp_path):
     assert f'holds a {kind} that is no state dict' in _message(path)
 
 
-class _Writes:
-  """A pickle of it makes a file when it is read."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return pathlib.Path.touch, (self.path,)
-
-
 def test_pickles_are_never_executed(torch, tmp_path):
   path, made = tmp_path / 'net.pth', tmp_path / 'made'
-  for content in (torch.nn.Linear(2, 2), {'fc.bias': _Writes(made)}):
+  for content in (torch.nn.Linear(2, 2), {'fc.bias': state_dicts.Writes(made)}):
     torch.save(content, path)
     words = _message(path)
     assert 'holds Python objects, which reading would execute' in words

@@ -4,7 +4,6 @@
 import functools
 import importlib
 import json
-import pathlib
 import re
 import sys
 import warnings
@@ -559,21 +558,14 @@ def _drawn_of_ours(spec):
 # Foreign files.
 
 
-class _Writes:
-  """A pickle of it makes a file when it is read."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return pathlib.Path.touch, (self.path,)
-
-
 def test_pickles_are_never_executed(torch, tmp_path):
   path, made = tmp_path / 'net.pth', tmp_path / 'made'
   for content in (
     torch.nn.Linear(2, 2),
-    {'state_dict': {'conv1.weight': torch.ones(1)}, 'args': _Writes(made)},
+    {
+      'state_dict': {'conv1.weight': torch.ones(1)},
+      'args': state_dicts.Writes(made),
+    },
   ):
     torch.save(content, path)
     words = _message(path)

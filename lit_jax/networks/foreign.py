@@ -184,6 +184,16 @@ def array(value: Any) -> np.ndarray | None:
   return value.astype(np.float32)
 
 
+def check_values(
+  path: pathlib.Path, key: str, array: np.ndarray, fix: str
+) -> None:
+  """Raises UserError, which ends with `fix`, where an array cannot be right."""
+  if not np.isfinite(array).all():
+    raise UserError(f'{path}: {key} holds NaN or infinity; {fix}')
+  if key.endswith('running_var') and array.min() < 0:
+    raise UserError(f'{path}: {key} holds variances below 0; {fix}')
+
+
 def described(value: Any) -> str:
   """An array's dtype and shape, for messages."""
   return f'{str(value.dtype).removeprefix("torch.")} {list(value.shape)}'

@@ -123,10 +123,7 @@ def _variables(path, state):
         f'{path}: {key} is {foreign.described(state[key])}, not floating-point '
         f'{list(shape)}; {_FIX}'
       )
-    if not np.isfinite(array).all():
-      raise UserError(f'{path}: {key} holds NaN or infinity; {_FIX}')
-    if key.endswith('running_var') and array.min() < 0:
-      raise UserError(f'{path}: {key} holds variances below 0; {_FIX}')
+    foreign.check_values(path, key, array, _FIX)
     flat[place] = jnp.asarray(array.transpose(order))
   return traverse_util.unflatten_dict(flat, sep='/')
 

@@ -669,10 +669,7 @@ def _check_array(path, leaf, shape, title):
       f'{path}: {leaf.key} has the shape {theirs}, and {title} has {ours} '
       f'there; {_FIX}'
     )
-  if not np.isfinite(leaf.array).all():
-    raise UserError(f'{path}: {leaf.key} holds NaN or infinity; {_FIX}')
-  if leaf.key.endswith('running_var') and leaf.array.min() < 0:
-    raise UserError(f'{path}: {leaf.key} holds variances below 0; {_FIX}')
+  foreign.check_values(path, leaf.key, leaf.array, _FIX)
 
 
 # What no array says.

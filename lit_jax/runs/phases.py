@@ -146,11 +146,11 @@ class Training:
     batch_size: examples a step, over all devices.
     seed: of initialisation, data order and augmentation.
     data_seed: of data order and augmentation instead; None is `seed`.
-    sync_batch_norm: as `Plan.sync_batch_norm`.
     precision: 'fp32', 'bf16' or 'fp16'.
     steps_per_call: how many steps one call of the program makes.
     select: 'last' (a phase ends with its last epoch's network) or 'best'
       (with its best epoch's on the validation split, which must exist).
+    sync_batch_norm: as `Plan.sync_batch_norm`.
   """
 
   batch_size: int

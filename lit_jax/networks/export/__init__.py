@@ -25,6 +25,8 @@ __all__ = ['FORMATS', 'TOLERANCE', 'Exported', 'export', 'load']
 
 TOLERANCE = 1e-4
 """By which logits may differ from the student's, at most."""
+# Of the student's facts, those that stand beside the file.
+_SAID = 'spec', 'dataset', 'classes', 'input', 'digest'
 _PROBED = 3  # inputs that are shown as a batch of another size
 
 
@@ -188,8 +190,7 @@ def _encoded(student, kind, to, preprocess) -> bytes:
 def _said(student, to, preprocess) -> dict[str, Any]:
   """What stands beside the file; JSON values."""
   facts = dataclasses.asdict(student.facts)
-  keys = 'spec', 'dataset', 'classes', 'input', 'digest'
-  said = {key: facts[key] for key in keys}
+  said = {key: facts[key] for key in _SAID}
   return said | {'format': to, 'preprocessed': preprocess}
 
 
@@ -252,8 +253,8 @@ def load(path: str | os.PathLike[str]) -> tuple[saved.Facts, dict[str, Any]]:
   found = variables(path)
   try:
     said = dict(read_json(_beside(path)))
-    keys = 'spec', 'dataset', 'classes', 'input', 'digest'
-    facts = saved.Facts(**{k: said[k] for k in keys}, precision='fp32', row={})
+    own = {key: said[key] for key in _SAID}
+    facts = saved.Facts(**own, precision='fp32', row={})
     if not isinstance(facts.spec, dict):
       raise ValueError('it has no architecture')
   except (OSError, ValueError, TypeError, KeyError) as error:
