@@ -111,7 +111,9 @@ def test_the_saved_student_has_the_rows_accuracy(compressed):
   assert results['rows'][1]['accuracy'] == pytest.approx(accuracy)
 
 
-def test_stem_and_head_start_as_the_teachers(compressed, monkeypatch, tmp_path):
+@pytest.fixture
+def begun(monkeypatch):
+  """What the student is as each phase begins, by method and phase."""
   first = {}
   train = loop.run
 
@@ -120,18 +122,43 @@ def test_stem_and_head_start_as_the_teachers(compressed, monkeypatch, tmp_path):
     return train(phase, workdir, state, observer, *more)
 
   monkeypatch.setattr(loop, 'run', spy)
+  return first
+
+
+def _assert_equal(found, wanted):
+  """Of arrays with a leading axis of devices, to arrays without."""
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(x[0], y), found, wanted
+  )
+
+
+def test_stem_and_head_start_as_the_teachers(compressed, begun, tmp_path):
   workdir, _ = compressed
   _, teacher = saved.load(workdir / 'teacher' / 'teacher', plain(2))
   run(tmp_path, teacher_variables=teacher)
   # The given teacher is not trained.
-  assert list(first) == [('lit', 'lit'), ('lit', 'finetune')]
+  assert list(begun) == [('lit', 'lit'), ('lit', 'finetune')]
   for part in ('stem', 'head'):
-    for mine, own in zip(
-      jax.tree.leaves(first['lit', 'lit']['params'][part]),
-      jax.tree.leaves(teacher['params'][part]),
-      strict=True,
-    ):
-      np.testing.assert_array_equal(mine[0], own)
+    _assert_equal(begun['lit', 'lit']['params'][part], teacher['params'][part])
+
+
+def test_a_student_begins_as_it_is_given(compressed, begun, tmp_path):
+  workdir, _ = compressed
+  _, teacher = saved.load(workdir / 'teacher' / 'teacher', plain(2))
+  start = blocks.init(plain(1), jax.random.key(9))
+  given = dict(teacher_variables=teacher, student_variables=start)
+  results = run(tmp_path, **given)
+  assert results['rows'][1]['start'] == 'given'
+  own = begun['lit', 'lit']
+  for part in ('blocks_0', 'blocks_1'):
+    for kind in ('params', 'batch_stats'):
+      _assert_equal(own[kind][part], start[kind][part])
+  # What is copied is the teacher's nevertheless.
+  _assert_equal(own['params']['head'], teacher['params']['head'])
+  # The workdir is bound to it.
+  given['student_variables'] = blocks.init(plain(1), jax.random.key(8))
+  with pytest.raises(UserError, match='start of lit'):
+    run(tmp_path, **given)
 
 
 def test_the_same_call_again_only_reports(compressed, monkeypatch):
@@ -264,10 +291,12 @@ def test_networks_that_do_not_fit(teacher, student, words, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_variables_of_another_teacher(tmp_path):
-  other = blocks.init(plain(1), jax.random.key(0))
+@pytest.mark.parametrize('whose, depth', [('teacher', 1), ('student', 2)])
+def test_variables_of_another_network(whose, depth, tmp_path):
+  other = blocks.init(plain(depth), jax.random.key(0))
   with pytest.raises(UserError, match='not those of its network'):
-    run(tmp_path, teacher_variables=other)
+    run(tmp_path, **{f'{whose}_variables': other})
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ def compress(
   workdir: str | os.PathLike[str],
   *,
   teacher_variables: Mapping[str, Any] | None = None,
+  student_variables: Mapping[str, Any] | None = None,
   epochs: int = 20,
   batch_size: int = 32,
   learning_rate: float = 0.1,
@@ -61,6 +62,8 @@ def compress(
     workdir: made if missing.
     teacher_variables: of a trained teacher, 'params' and 'batch_stats'; None
       trains it on the same examples, from their labels alone.
+    student_variables: what the student begins as, such as every second layer of
+      the teacher; None draws its values.
     epochs: of the teacher, and of the student's phases together.
     batch_size: examples a step, over all devices.
     learning_rate: the highest; it falls to 0 along a cosine in each phase, and
@@ -104,7 +107,9 @@ def compress(
     teacher_checkpoint='',
     teacher_variables=teacher_variables,
     teacher_method=Method(TEACHER, (labels_alone,)),
-    students=(jobs.Student(student, Method('lit', phases)),),
+    students=(
+      jobs.Student(student, Method('lit', phases), variables=student_variables),
+    ),
     training=training,
     config={
       'teacher': _known(teacher),

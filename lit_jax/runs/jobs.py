@@ -27,12 +27,14 @@ class Student:
     teacher: 'teacher' is the run's own; else the name of a student before it.
     start: what it begins as, named as `Job.teacher_checkpoint` is; '' draws its
       values.
+    variables: what it begins as, instead of a checkpoint.
   """
 
   network: Network
   method: Method
   teacher: str = TEACHER
   start: str = ''
+  variables: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -370,6 +370,8 @@ def _details(student, member, variables) -> dict[str, Any]:
     details['teacher'] = student.teacher
   if student.start:
     details['start'] = student.start
+  elif student.variables is not None:
+    details['start'] = 'given'
   if method.prunes:
     details['nonzeros'] = sparse.nonzeros(variables['params'])
     details['sparse_bytes'] = sparse.stored_bytes(variables)

