@@ -12,6 +12,7 @@ the harm is done, and the same command is run again until it is over:
   sigterm  SIGTERM, with 30 seconds to end
   two      a second run in the same workdir
   removed  rm -r of the workdir during the run
+  peer     one of two processes killed, stopped, asked to stop, or late
 
 What is left must be as an undisturbed run leaves it: the arrays of every saved
 network are the same bit for bit, nothing that was saved is gone or trained
@@ -20,7 +21,8 @@ message say what happened, without a traceback. A damaged file may instead be
 refused, in one line, where no other file says the same (damages.KINDS).
 
 The runs are the demos, shortened (TASKS), on one CPU device, since two runs
-must be alike bit for bit; that is looked at first. Trials are drawn by --seed;
+must be alike bit for bit; that is looked at first. `processes` are two that
+make the images' run together, on a device each. Trials are drawn by --seed;
 --first=7 --count=1 makes the one numbered 7 again. When a process is hit also
 depends on the machine. DIR keeps the undisturbed runs, for the next call, and
 what failed; remove it where the code has changed. Without it, all lies in a
@@ -48,7 +50,9 @@ from lit_jax.training import startup
 from lit_jax.training.interrupt import Observer
 
 _TASK = flags.DEFINE_string(
-  'task', 'all', 'images, texts, translations, a comma list of these, or all.'
+  'task',
+  'all',
+  'images, texts, translations, processes, a comma list of these, or all.',
 )
 _KIND = flags.DEFINE_string(
   'kind', 'all', f'{", ".join(FAULTS)}, a comma list of these, or all.'
@@ -90,6 +94,8 @@ TASKS = {
       train_examples=0, validation=16, steps_per_call=2, epochs_scale=0.4,
       **{'data.attributes': 'Woman'},
     ),
+    # The images' run, by two processes of one device.
+    _task('processes', 'cifar', 'demo', method='kd,lit')._replace(processes=2),
   )
 }  # fmt: skip
 

@@ -1,10 +1,14 @@
-"""The command that is harmed: a child in a process group of its own."""
+"""The command that is harmed: a child, or several that make one run together.
+
+Each has a process group of its own.
+"""
 
 import contextlib
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,14 +25,20 @@ _ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
 _LOOK_SECONDS = 0.005
 # What no run takes, even on a machine that has other work.
 _PATIENCE_SECONDS = 1200.0
+# After which processes take one of them to be gone.
+PEER_SECONDS = 40
 
 
 class Ended(NamedTuple):
-  """How a command ended: its exit code, None where it did not; its output."""
+  """How a command ended: its exit code, None where it did not; its output.
+
+  Of several processes it is that of the first, and the others' beside it.
+  """
 
   code: int | None
   out: str
   err: str
+  others: tuple['Ended', ...] = ()
 
 
 def bound() -> tuple[str, ...]:
@@ -40,27 +50,65 @@ def bound() -> tuple[str, ...]:
   return _RIGHTS if needed else ()
 
 
+_WRITTEN = 'out', 'err'
+
+
+def _path(output, kind) -> pathlib.Path:
+  return output.with_name(f'{output.name}.{kind}')
+
+
+def _together(count) -> list[list[str]]:
+  """The flags of each process, by which they find each other."""
+  if count == 1:
+    return [[]]
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  return [
+    [
+      f'--coordinator_address={address}', f'--num_processes={count}',
+      f'--process_id={i}', f'--peer_seconds={PEER_SECONDS}',
+    ]
+    for i in range(count)
+  ]  # fmt: skip
+
+
+def _started(command, output) -> subprocess.Popen:
+  path = [str(_ROOT), os.environ.get('PYTHONPATH', '')]
+  variables = os.environ | _ENVIRONMENT
+  variables['PYTHONPATH'] = os.pathsep.join(filter(None, path))
+  # Each workdir keeps its own programs, as it does for everybody.
+  variables.pop('JAX_COMPILATION_CACHE_DIR', None)
+  paths = [_path(output, kind) for kind in _WRITTEN]
+  with paths[0].open('wb') as out, paths[1].open('wb') as err:
+    return subprocess.Popen(
+      [*bound(), sys.executable, *command], cwd=_ROOT, env=variables,
+      stdout=out, stderr=err, start_new_session=True,
+    )  # fmt: skip
+
+
 class Child:
   """A command at work, which does not outlive a `with` block."""
 
-  def __init__(self, command: Sequence[str], output: pathlib.Path):
+  def __init__(
+    self, command: Sequence[str], output: pathlib.Path, processes: int = 1
+  ):
     """Starts it.
 
     Args:
       command: arguments of this Python.
-      output: what it writes goes to this path with '.out' and '.err'.
+      output: what it writes goes to this path with '.out' and '.err'; what the
+        second process writes with '.1.out', and so on.
+      processes: that make the run together.
     """
-    self._paths = [output.with_suffix(f'.{n}') for n in ('out', 'err')]
-    path = [str(_ROOT), os.environ.get('PYTHONPATH', '')]
-    variables = os.environ | _ENVIRONMENT
-    variables['PYTHONPATH'] = os.pathsep.join(filter(None, path))
-    # Each workdir keeps its own programs, as it does for everybody.
-    variables.pop('JAX_COMPILATION_CACHE_DIR', None)
-    with self._paths[0].open('wb') as out, self._paths[1].open('wb') as err:
-      self._process = subprocess.Popen(
-        [*bound(), sys.executable, *command], cwd=_ROOT, env=variables,
-        stdout=out, stderr=err, start_new_session=True,
-      )  # fmt: skip
+    self._outputs = [
+      output if not i else output.with_suffix(f'.{i}') for i in range(processes)
+    ]
+    together = _together(processes)
+    self._processes = [
+      _started([*command, *flags], own)
+      for flags, own in zip(together, self._outputs, strict=True)
+    ]
     self._begin = time.monotonic()
 
   def __enter__(self):
@@ -72,32 +120,53 @@ class Child:
 
   @property
   def runs(self) -> bool:
-    return self._process.poll() is None
+    """Whether all of its processes do."""
+    return all(process.poll() is None for process in self._processes)
 
   @property
   def seconds(self) -> float:
     """Since its start."""
     return time.monotonic() - self._begin
 
-  def send(self, number: int) -> None:
-    """Sends a signal to the whole group."""
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(self._process.pid, number)
+  def send(self, number: int, index: int | None = None) -> None:
+    """Sends a signal to the group of one process, or to all groups."""
+    for i, process in enumerate(self._processes):
+      if index in (None, i):
+        with contextlib.suppress(ProcessLookupError):
+          os.killpg(process.pid, number)
 
-  def ask(self) -> None:
-    """Asks the process alone to stop, as `kill PID` does."""
-    self._process.terminate()
+  def ask(self, index: int | None = None) -> None:
+    """Asks one process, or all, to stop, as `kill PID` does."""
+    for i, process in enumerate(self._processes):
+      if index in (None, i):
+        process.terminate()
 
-  def wait(self, seconds: float = _PATIENCE_SECONDS) -> Ended:
-    """Waits for the end; kills it after so many seconds."""
-    try:
-      code = self._process.wait(seconds)
-    except subprocess.TimeoutExpired:
-      code = None
-      self.send(signal.SIGKILL)
-      self._process.wait()
-    out, err = (path.read_text(errors='replace') for path in self._paths)
-    return Ended(code, out, err)
+  def wait(
+    self, seconds: float = _PATIENCE_SECONDS, without: int | None = None
+  ) -> Ended:
+    """Waits for the end of all; kills them after so many seconds.
+
+    Args:
+      seconds: that they have.
+      without: index of one that is not waited for.
+    """
+    deadline = time.monotonic() + seconds
+    for i, process in enumerate(self._processes):
+      if i != without:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+          process.wait(max(0.0, deadline - time.monotonic()))
+    codes = [process.poll() for process in self._processes]
+    self.send(signal.SIGKILL)
+    found = []
+    for process, code, output in zip(
+      self._processes, codes, self._outputs, strict=True
+    ):
+      process.wait()
+      out, err = (
+        _path(output, n).read_text(errors='replace') for n in _WRITTEN
+      )
+      found.append(Ended(code, out, err))
+    return found[0]._replace(others=tuple(found[1:]))
 
   def reaches(self, moment: Moment, workdir: pathlib.Path) -> bool:
     """Waits for a moment; False where the end came first."""

@@ -4,6 +4,7 @@ import collections
 import json
 import pathlib
 import re
+import signal
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from lit_jax.networks import saved
 # Names, and beginnings of names, of what is another in every run.
 _TIMED = ('train_seconds', 'data_share', 'latency')
 REFUSED = 2
+_GONE = 75
 # What a run says that was stopped.
 GO_ON = 'run the same command again to go on'
 # Method, phase, step and split of a record.
@@ -236,10 +238,36 @@ def said(ended: Ended, codes: Collection[int]) -> list[str]:
   if ended.code not in codes:
     problems.append(f'exit code {ended.code}')
   told = ended.err.strip().splitlines()
-  if ended.code == REFUSED and not (
-    len(told) == 1 and told[0].startswith('error: ')
-  ):
+  if ended.code == REFUSED and not _is_line(told):
     problems.append(f'{len(told)} lines, and not one line of error')
   if ended.code > 128 and GO_ON not in ended.err:
     problems.append('does not say how to go on')
+  for i, other in enumerate(ended.others, 1):
+    # What the first one says of bad input, it says for all.
+    if other.code != REFUSED or other.err:
+      problems += [f'process {i}: {problem}' for problem in said(other, codes)]
+  return problems
+
+
+def _is_line(told):
+  return len(told) == 1 and told[0].startswith('error: ')
+
+
+def gone(ended: Ended, aborts: bool) -> list[str]:
+  """What is wrong with how a process ended when another one was gone.
+
+  Args:
+    ended: the process that was left.
+    aborts: whether JAX may have ended it first, which then says what it likes.
+  """
+  if aborts and ended.code == -signal.SIGABRT:
+    return []
+  if ended.code is None:
+    return ['the other process did not end']
+  problems = []
+  if ended.code != _GONE:
+    problems.append(f'the other process has exit code {ended.code}')
+  last = ended.err.strip().splitlines()[-1:]
+  if not _is_line(last) or 'another process of this run is gone' not in last[0]:
+    problems.append('the other process does not say that one is gone')
   return problems

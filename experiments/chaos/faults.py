@@ -10,16 +10,18 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from experiments.chaos import compare, damages
-from experiments.chaos.child import Child, Ended, bound
+from experiments.chaos.child import PEER_SECONDS, Child, Ended, bound
 from experiments.chaos.compare import REFUSED
-from experiments.chaos.moments import STAGES
+from experiments.chaos.moments import BEGIN, STAGES, Moment
 from experiments.chaos.site import FINISHED, PROGRAMS, Site, Skipped
 
 _STOP_SECONDS = 30.0
+_WHOLE_RUN = 1200.0  # seconds, on a machine with other work
 _PAGE = 4096
 _PLENTY = 'size=256m'
 # A stop cannot be asked for, or noticed, before the command has read its flags.
@@ -186,6 +188,50 @@ def removed(site: Site, number: int, source: random.Random) -> Outcome:
   return Outcome(f'workdir removed {moment}', problems)
 
 
+def peer(site: Site, number: int, source: random.Random) -> Outcome:
+  """One of two processes killed, stopped, asked to stop, or late."""
+  if site.task.processes == 1:
+    raise Skipped('one process makes the run')
+  index, way = number % 2, number // 2 % len(_WAYS)
+  what = f'process {index} {_WAYS[way]}'
+  if way == _LATE:
+    _, ended = site.at(_FIRST, lambda child: _delay(child, index), _WHOLE_RUN)
+    return Outcome(what, site.over(compare.NOTHING, ended))
+  found: list[Ended] = []
+  moment = site.moment(_AT_WORK[:-1], source)
+
+  def harm(child):
+    if way == _ASKED:
+      child.ask(index)
+      found.append(child.wait(_STOP_SECONDS))
+    else:
+      child.send((signal.SIGKILL, signal.SIGSTOP)[way], index)
+      found.append(child.wait(PEER_SECONDS + _STOP_SECONDS, without=index))
+
+  moment, _ = site.at(moment, harm)
+  if way == _ASKED:
+    problems = compare.said(found[-1], {128 + signal.SIGTERM})
+  else:
+    (other,) = found[-1].others
+    left = found[-1] if index else other
+    problems = compare.gone(left, aborts=index == 0)
+  before = compare.kept(site.run)
+  problems += site.over(before, site.command())
+  return Outcome(f'{what} {moment}', problems)
+
+
+_WAYS = 'killed', 'stopped by SIGSTOP', 'asked to stop', 'late'
+_ASKED, _LATE = 2, 3
+_FIRST = Moment(STAGES[0], BEGIN, 0.0)
+
+
+def _delay(child, index):
+  """Holds a process up at its start, for less than the others wait."""
+  child.send(signal.SIGSTOP, index)
+  time.sleep(PEER_SECONDS / 4)
+  child.send(signal.SIGCONT, index)
+
+
 # Each with how many trials are made of it, unless the command says.
 FAULTS: dict[str, tuple[Callable[..., Outcome], int]] = {
   'kill': (kill, 25),
@@ -195,6 +241,7 @@ FAULTS: dict[str, tuple[Callable[..., Outcome], int]] = {
   'sigterm': (sigterm, 5),
   'two': (two, 1),
   'removed': (removed, 5),
+  'peer': (peer, 8),
 }
 
 

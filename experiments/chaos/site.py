@@ -27,10 +27,11 @@ class Skipped(Exception):
 
 
 class Task(NamedTuple):
-  """Its name, and the command without a workdir."""
+  """Its name, the command without a workdir, and how many processes it has."""
 
   name: str
   command: tuple[str, ...]
+  processes: int = 1
 
 
 class Site:
@@ -123,7 +124,8 @@ class Site:
     self.logs.mkdir(exist_ok=True)
     self._commands += 1
     command = [*self.task.command, f'--workdir={self.run}']
-    return Child(command, self.logs / str(self._commands))
+    output = self.logs / str(self._commands)
+    return Child(command, output, self.task.processes)
 
   def command(self) -> Ended:
     """Runs the task's command to its end."""
