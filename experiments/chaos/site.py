@@ -69,16 +69,25 @@ class Site:
           f'two undisturbed runs of {self.task.name} differ '
           f'({"; ".join(found)}), so that nothing can be told of disturbed ones'
         )
-    if not (self.folder / HALF).exists():
-      # A checkpoint within a phase, which steps and networks follow.
-      *_, last = (
-        stretch for stretch in self.stretches
-        if stretch.stage == 'training' and stretch.path.count('/') == 2
-      )  # fmt: skip
-      _, ended = self.at(last._replace(seconds=0.0), Child.ask)
-      self._must(ended, 143)
-      self.run.rename(self.folder / HALF)
     write_json(path, made)
+    if not (self.folder / HALF).exists():
+      self._stop_half_way()
+
+  def _stop_half_way(self) -> None:
+    """Leaves a run that was asked to stop, as late as it still can."""
+    # A checkpoint within a phase, which steps and networks follow.
+    moments = [
+      stretch._replace(seconds=0.0)
+      for stretch in self.stretches
+      if stretch.stage == 'training' and stretch.path.count('/') == 2
+    ]
+    # Several processes agree first, for which a late one leaves no time.
+    for moment in reversed(moments):
+      _, ended = self.at(moment, Child.ask)
+      if ended.code != 0:
+        break
+    self._must(ended, 143)
+    self.run.rename(self.folder / HALF)
 
   def undisturbed(self, base: str | None) -> list[tuple[str, float]]:
     """Makes the run that trials are compared with; its events."""
