@@ -4,6 +4,7 @@
 import functools
 import json
 import pathlib
+import re
 import sys
 
 import jax
@@ -15,6 +16,7 @@ from lit_jax import blocks, models
 from lit_jax.data.images import class_names
 from lit_jax.errors import UserError
 from lit_jax.networks import export, pytorch, saved
+from lit_jax.networks.export import int8
 
 ROOT = pathlib.Path(__file__).parents[1]
 STUDENT = 'resnet-8-fashion-mnist-mini'
@@ -158,6 +160,65 @@ def test_texts_are_equal(to, save, tmp_path):
   assert found.largest < export.TOLERANCE and found.examples == 256
 
 
+@pytest.mark.parametrize('to', ['safetensors', 'stablehlo', 'onnx'])
+def test_weights_of_8_bits(to, run, tmp_path):
+  path, full = (tmp_path / name / _path(tmp_path, to).name for name in 'ab')
+  code, out, err = run(STUDENT, f'--to={to}', f'--out={path}', '--int8')
+  assert (code, err) == (0, '')
+  _, variables = saved.load(STUDENT)
+  # By hand: each output channel in steps of its largest weight over 127.
+  kernel = np.asarray(variables['params']['head']['dense']['kernel'])
+  step = np.abs(kernel).max(0) / 127
+  rounded = np.round(kernel / step) * step
+  found = export.export(STUDENT, to, full).path.stat().st_size
+  assert path.stat().st_size < 0.45 * found
+  said = json.loads(path.with_name(f'{path.name}.json').read_text())
+  assert said['rounded_from'] == saved.load(STUDENT)[0].digest
+  # Of 1,000 images.
+  equal = int(re.search(r'of float32 for (\d+) of 1000', out)[1])
+  own, exact = map(
+    float, re.search(r'and (\S+) % are right, (\S+) %', out).groups()
+  )
+  assert 950 < equal and 80 < exact and abs(own - exact) < 2
+  if to == 'safetensors':
+    facts, own = export.load(path)
+    assert facts.digest == said['digest'] != said['rounded_from']
+    found = own['params']['head']['dense']['kernel']
+    np.testing.assert_allclose(found, rounded, rtol=1e-6)
+    assert np.abs(found - kernel).max() > 0
+
+
+def test_a_channel_of_zeros_stays_zero():
+  kernel = np.array([[0.0, 1.0], [0.0, -0.3]], np.float32)
+  stored = int8.rounded({'kernel': kernel, 'bias': kernel[0]})
+  assert stored['kernel'].values.tolist() == [[0, 127], [0, -38]]
+  own = int8.restored(stored)
+  np.testing.assert_allclose(own['kernel'], [[0, 1], [0, -38 / 127]], rtol=1e-6)
+  np.testing.assert_array_equal(own['bias'], kernel[0])
+
+
+@pytest.mark.parametrize('to', ['stablehlo', 'onnx'])
+def test_a_file_is_timed_beside_the_teachers(to, save, run, tmp_path):
+  small = save(SPECS['resnet'])
+  (tmp_path / 'student').mkdir()
+  small = small.rename(tmp_path / 'student' / 'network')
+  large = save(SPECS['resnet'] | {'depth': 20, 'inner': []})
+  path = _path(tmp_path, to)
+  words = f'--to={to}', f'--out={path}', f'--against={large}'
+  code, out, err = run(small, *words)
+  assert (code, err) == (0, '')
+  for batch in (1, 128):
+    (line,) = [
+      x for x in out.splitlines() if x.startswith(f'batch of {batch}:')
+    ]
+    own, theirs, ratio = re.search(
+      r': (\S+) ms .* (\S+) ms \(.*: (\S+) times as fast', line
+    ).groups()
+    assert float(theirs) / float(own) == pytest.approx(float(ratio), rel=0.02)
+  # Nothing of the teacher is left.
+  assert len(list(path.parent.iterdir())) == 2
+
+
 def test_safetensors_are_loaded_with_their_facts(save, tmp_path):
   folder, path = save(SPECS['resnet']), _path(tmp_path, 'safetensors')
   assert export.export(folder, 'safetensors', path).largest < 1e-5
@@ -222,7 +283,7 @@ def _changed(student):
   """Another network of the same shapes: one weight is not what it was."""
   variables = jax.tree.map(np.array, student.variables)
   variables['params']['head']['dense']['bias'][0] += 2e-4
-  return student._replace(variables=variables)
+  return student._replace(variables=variables, stored=variables)
 
 
 @pytest.mark.parametrize('to', ['safetensors', 'stablehlo', 'onnx', 'torch'])
@@ -264,6 +325,23 @@ def test_what_a_converter_does_not_know_is_told(save, tmp_path, monkeypatch):
   path = _path(tmp_path, 'stablehlo')
   with pytest.raises(UserError, match=r'as stablehlo \(no such convolution\)'):
     export.export(save(SPECS['resnet']), 'stablehlo', path)
+  assert not path.parent.exists()
+
+
+def test_8_bits_are_not_for_torch(save, run, tmp_path):
+  path = _path(tmp_path, 'torch')
+  words = '--to=torch', f'--out={path}', '--int8'
+  code, out, err = run(save(SPECS['resnet']), *words)
+  assert (code, out) == (2, '') and err.count('\n') == 1
+  assert 'leave --int8 out, or export safetensors, stablehlo, onnx' in err
+
+
+def test_another_that_reads_something_else(save, run, tmp_path):
+  path = _path(tmp_path, 'safetensors')
+  words = '--to=safetensors', f'--out={path}', f'--against={STUDENT}'
+  code, out, err = run(save(SPECS['resnet']), *words)
+  assert (code, out) == (2, '') and err.count('\n') == 1
+  assert f'{STUDENT} reads (28, 28, 1) float32' in err
   assert not path.parent.exists()
 
 

@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_jax.blocks import describe
 from lit_jax.errors import UserError, choose, first_line, reason, shown
 from lit_jax.files import read_json, sync_folder, write_bytes, write_json
 from lit_jax.networks import saved
 from lit_jax.networks.export import student as students
 from lit_jax.networks.export.formats import FORMATS, Format, variables
 from lit_jax.networks.export.student import Student
+from lit_jax.networks.latency import Latency, interleaved
 
 __all__ = ['FORMATS', 'TOLERANCE', 'Exported', 'export', 'load']
 
@@ -27,7 +29,29 @@ TOLERANCE = 1e-4
 """By which logits may differ from the student's, at most."""
 # Of the student's facts, those that stand beside the file.
 _SAID = 'spec', 'dataset', 'classes', 'input', 'digest'
+_TIMED = 1, 128  # inputs a call
 _PROBED = 3  # inputs that are shown as a batch of another size
+
+
+class Rounded(NamedTuple):
+  """What weights of 8 bits cost.
+
+  Attributes:
+    equal: inputs to which the student of float32 gives the same class.
+    accuracy: of the rounded student, and of that of float32; None where the
+      inputs have no labels.
+  """
+
+  equal: int
+  accuracy: tuple[float, float] | None
+
+
+class Times(NamedTuple):
+  """Attributes: inputs a call; the student's time, and the teacher's, ms."""
+
+  batch: int
+  student: Latency
+  teacher: Latency
 
 
 class Exported(NamedTuple):
@@ -41,6 +65,8 @@ class Exported(NamedTuple):
     largest: difference of any logit.
     examples: how many were compared; their classes are all equal.
     inputs: what these are, in words.
+    rounded: what 8 bits cost, where the weights have no more.
+    times: beside another network's, where one was named.
   """
 
   path: pathlib.Path
@@ -50,6 +76,8 @@ class Exported(NamedTuple):
   largest: float
   examples: int
   inputs: str
+  rounded: Rounded | None = None
+  times: tuple[Times, ...] = ()
 
 
 def export(
@@ -57,12 +85,15 @@ def export(
   to: str,
   out: str | os.PathLike[str],
   preprocess: bool = False,
+  int8: bool = False,
+  against: str | os.PathLike[str] | None = None,
 ) -> Exported:
   """Writes a student as another program reads it, where that gives the same.
 
   Beside OUT a file of its name and `.json` says which network it is: 'spec',
   'dataset', 'classes', 'input' (the normalisation), 'digest' of the student's
-  arrays, 'format', and 'preprocessed': whether the file normalises itself.
+  arrays, 'format', and 'preprocessed': whether the file normalises itself. With
+  `int8` the student is the rounded one, and 'rounded_from' the other's digest.
 
   Args:
     network: a folder that `saved.save` wrote, or a student's name.
@@ -70,6 +101,9 @@ def export(
     out: the new file, with the format's suffix; its folder is made.
     preprocess: whether the file takes images as uint8 [n, h, w, c] of 0 to 255
       and normalises them itself; of formats that hold a program.
+    int8: whether kernels are stored in 8 bits (int8.py).
+    against: a network, such as the teacher, that is exported likewise, timed
+      beside this one by the same reader, and not kept.
 
   Returns:
     What was written.
@@ -84,9 +118,11 @@ def export(
   kind = FORMATS[choose('format', to, FORMATS)]
   beside = _beside(path)
   _check_paths(path, beside, kind, to)
-  student = students.of(*saved.load(network), where=str(network))
-  _check_kind(student, kind, to, preprocess)
+  exact = students.of(*saved.load(network), where=str(network))
+  _check_kind(exact, kind, to, preprocess, int8)
+  other = against and _other(against, exact, kind, to, preprocess)
   kind.needs()
+  student = students.in_int8(exact) if int8 else exact
   try:
     with _new_folder(path) as folder:
       part = folder / path.name
@@ -94,6 +130,12 @@ def export(
       write_json(_beside(part), _said(student, to, preprocess))
       inputs = students.inputs(student)
       found = _compared(part, student, kind, inputs.raw, preprocess)
+      times = ()
+      if other:
+        beside_it = folder / f'other{path.suffix}'
+        write_bytes(beside_it, _encoded(other, kind, to, preprocess))
+        both = {part: student, beside_it: other}
+        times = _timed(both, kind, inputs.raw, preprocess)
       _into_place(part, path)
     sync_folder(path.parent)
   except OSError as error:
@@ -102,8 +144,56 @@ def export(
     ) from None
   return Exported(
     path, beside, student.facts, kind.reader(), found, len(inputs.raw),
-    inputs.title,
+    inputs.title, _rounded(student, exact, inputs) if int8 else None, times,
   )  # fmt: skip
+
+
+def _other(network, student: Student, kind, to, preprocess) -> Student:
+  """A network that reads the same, to be timed beside the student."""
+  other = students.of(*saved.load(network), where=str(network))
+  _check_kind(other, kind, to, preprocess)
+  if other.net.example != student.net.example:
+    raise UserError(
+      f'{network} reads {describe(other.net.example)}, and the network '
+      f'{describe(student.net.example)}; name one that reads the same'
+    )
+  return other
+
+
+def _rounded(student, exact, inputs: students.Inputs) -> Rounded:
+  fed = students.fed(exact, inputs.raw)
+  own, wanted = (
+    students.in_batches(students.run(one), fed).argmax(1)
+    for one in (student, exact)
+  )
+  accuracy = None
+  if inputs.labels is not None:
+    shares = [float((x == inputs.labels).mean()) for x in (own, wanted)]
+    accuracy = shares[0], shares[1]
+  return Rounded(int((own == wanted).sum()), accuracy)
+
+
+def _timed(both, kind, raw, preprocess) -> tuple[Times, ...]:
+  """Of two files, the student's and another, as their reader runs them."""
+  runs = [kind.read(path, own, preprocess) for path, own in both.items()]
+  fed = [raw if preprocess else students.fed(own, raw) for own in both.values()]
+
+  def ready(run, x):
+    run(x)
+    return lambda: run(x)
+
+  return tuple(
+    Times(
+      batch,
+      *interleaved(
+        [
+          ready(*own)
+          for own in zip(runs, [x[:batch] for x in fed], strict=True)
+        ]
+      ),
+    )
+    for batch in _TIMED
+  )
 
 
 @contextlib.contextmanager
@@ -154,13 +244,19 @@ def _check_paths(path, beside, kind, to):
       raise UserError(f'{one} is there already; name a new file by --out')
 
 
-def _check_kind(student: Student, kind: Format, to, preprocess):
+def _check_kind(student: Student, kind: Format, to, preprocess, int8=False):
   family = student.spec['family']
   if family not in kind.families:
     others = [name for name, own in FORMATS.items() if family in own.families]
     raise UserError(
       f'{to} takes {" and ".join(kind.families)}, and the network is a '
       f'{family}; export it as {", ".join(others)}'
+    )
+  if int8 and not kind.int8:
+    taking = [name for name, own in FORMATS.items() if own.int8]
+    raise UserError(
+      f'{to} holds weights of float32 alone; leave --int8 out, or export '
+      f'{", ".join(taking)}'
     )
   if not preprocess:
     return
@@ -191,7 +287,11 @@ def _said(student, to, preprocess) -> dict[str, Any]:
   """What stands beside the file; JSON values."""
   facts = dataclasses.asdict(student.facts)
   said = {key: facts[key] for key in _SAID}
-  return said | {'format': to, 'preprocessed': preprocess}
+  said |= {'format': to, 'preprocessed': preprocess}
+  if student.is_int8:
+    said['rounded_from'] = said['digest']
+    said['digest'] = saved.digest(student.variables)
+  return said
 
 
 def _compared(path, student, kind, raw, preprocess) -> float:

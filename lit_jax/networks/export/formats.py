@@ -16,9 +16,11 @@ from lit_jax.blocks import example
 from lit_jax.errors import UserError, first_line, require
 from lit_jax.layers import fold, plain_forms
 from lit_jax.networks import foreign, pytorch
+from lit_jax.networks.export import int8
 from lit_jax.networks.export.student import FAMILIES, Run, Student, run
 
 _DAMAGED = 'export the network again'
+_SCALE = ':scale'  # of an array of int8, after its name
 # Where a program of StableHLO may run; the choice is the reader's.
 _PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 
@@ -30,6 +32,7 @@ class Format(NamedTuple):
     suffix: of its names.
     reader: what reads it, in words.
     graph: whether it holds what the network computes, and not weights alone.
+    int8: whether it takes weights of 8 bits.
     families: whose networks it takes.
     needs: raises UserError unless it can be written and read here.
     encode: the file's bytes, of a student and whether it normalises itself.
@@ -40,6 +43,7 @@ class Format(NamedTuple):
   suffix: str
   reader: Callable[[], str]
   graph: bool
+  int8: bool
   families: tuple[str, ...]
   needs: Callable[[], None]
   encode: Callable[[Student, bool], bytes]
@@ -57,13 +61,30 @@ def _encode_safetensors(student, preprocess):
   from safetensors import numpy  # pyright: ignore[reportMissingImports]
 
   del preprocess
-  return numpy.save(_contiguous(student.variables), {'format': 'lit_jax'})
+  return numpy.save(_named(student.stored), {'format': 'lit_jax'})
 
 
-def _contiguous(variables):
-  leaves: Any = traverse_util.flatten_dict(dict(variables), sep='/')
+def _named(stored):
+  leaves: Any = traverse_util.flatten_dict(dict(stored), sep='/')
+  found = {}
+  for place, leaf in leaves.items():
+    if int8.is_int8(leaf):
+      found[place + _SCALE], leaf = leaf.scale, leaf.values
+    found[place] = leaf
   # The file takes the bytes as they lie.
-  return {place: np.ascontiguousarray(leaf) for place, leaf in leaves.items()}
+  return {place: np.ascontiguousarray(leaf) for place, leaf in found.items()}
+
+
+def _restored(found):
+  """The arrays by name, of what `_named` made."""
+  scales = {k: v for k, v in found.items() if k.endswith(_SCALE)}
+  return {
+    place: int8.restored(int8.Int8(leaf, scales[place + _SCALE]))
+    if place + _SCALE in scales
+    else leaf
+    for place, leaf in found.items()
+    if place not in scales
+  }
 
 
 def variables(path: pathlib.Path) -> dict[str, Any]:
@@ -75,7 +96,8 @@ def variables(path: pathlib.Path) -> dict[str, Any]:
   content = foreign.content(path, 'weights of lit_jax', _DAMAGED)
   found = foreign.parsed(path, content, _DAMAGED)
   try:
-    return {'batch_stats': {}} | traverse_util.unflatten_dict(found, sep='/')
+    arrays = traverse_util.unflatten_dict(_restored(found), sep='/')
+    return {'batch_stats': {}} | arrays
   except Exception as error:  # Names that are no paths of one tree.
     raise UserError(
       f'{path}: its arrays are not those of a network ({first_line(error)}); '
@@ -102,9 +124,11 @@ def _shape(student, preprocess):
 
 def _encode_stablehlo(student, preprocess):
   with plain_forms():
-    # A batch norm is then no pass of its own over the images.
-    folded = fold(student.net.apply, student.variables, example(student.net))
-    program = jax.jit(lambda x: student.function(folded, x, preprocess))
+    variables = student.stored
+    if not student.is_int8:
+      # A batch norm is then no pass of its own over the images.
+      variables = fold(student.net.apply, variables, example(student.net))
+    program = jax.jit(lambda x: student.function(variables, x, preprocess))
     exported = jax.export.export(program, platforms=_PLATFORMS)
     return bytes(exported(_shape(student, preprocess)).serialize())
 
@@ -140,7 +164,7 @@ def _encode_onnx(student, preprocess):
 
   with plain_forms(), _silenced('onnx_ir'):
     model: Any = jax2onnx.to_onnx(
-      lambda x: student.function(student.variables, x, preprocess),
+      lambda x: student.function(student.stored, x, preprocess),
       [_shape(student, preprocess)],
       model_name='lit_jax',
       input_names=['input'],
@@ -212,20 +236,23 @@ def _torch_reader():
 
 FORMATS = {
   'safetensors': Format(
-    '.safetensors', lambda: 'lit_jax', False, FAMILIES, _needs_safetensors,
-    _encode_safetensors, _read_safetensors,
+    '.safetensors', lambda: 'lit_jax', graph=False, int8=True,
+    families=FAMILIES, needs=_needs_safetensors, encode=_encode_safetensors,
+    read=_read_safetensors,
   ),
   'stablehlo': Format(
-    '.stablehlo', lambda: _version('jax'), True, FAMILIES,
-    _needs_stablehlo, _encode_stablehlo, _read_stablehlo,
+    '.stablehlo', lambda: _version('jax'), graph=True, int8=True,
+    families=FAMILIES, needs=_needs_stablehlo, encode=_encode_stablehlo,
+    read=_read_stablehlo,
   ),
   'onnx': Format(
-    '.onnx', lambda: _version('onnxruntime'), True, FAMILIES, _needs_onnx,
-    _encode_onnx, _read_onnx,
+    '.onnx', lambda: _version('onnxruntime'), graph=True, int8=True,
+    families=FAMILIES, needs=_needs_onnx, encode=_encode_onnx, read=_read_onnx,
   ),
   'torch': Format(
-    '.safetensors', _torch_reader, False, ('resnet', 'resnext'),
-    _needs_safetensors, _encode_torch, _read_torch,
+    '.safetensors', _torch_reader, graph=False, int8=False,
+    families=('resnet', 'resnext'), needs=_needs_safetensors,
+    encode=_encode_torch, read=_read_torch,
   ),
 }  # fmt: skip
 """Every format by its name, as `lit-jax export --to` has it."""

@@ -14,6 +14,7 @@ from lit_jax.data.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from lit_jax.data.texts.characters import SYMBOLS
 from lit_jax.errors import UserError, first_line, shown
 from lit_jax.networks import saved
+from lit_jax.networks.export import int8
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -34,29 +35,38 @@ class Student(NamedTuple):
     net: the network, computing in float32.
     variables: 'params' and 'batch_stats', float32 arrays of NumPy.
     preprocess: what it must be fed with.
+    stored: what a file holds of its variables: themselves, or with an Int8 in
+      the place of some, which are then what these stand for.
   """
 
   facts: saved.Facts
   net: BlockNet
   variables: dict[str, Any]
   preprocess: Preprocess
+  stored: dict[str, Any]
 
   @property
   def spec(self) -> dict[str, Any]:
     """What `models.build` makes the network from."""
     return dict(self.facts.spec or {})
 
+  @property
+  def is_int8(self) -> bool:
+    """Whether its weights are stored in 8 bits."""
+    leaves = jax.tree.leaves(self.stored, is_leaf=int8.is_int8)
+    return any(map(int8.is_int8, leaves))
+
   def function(self, variables: Any, inputs: Any, preprocess: bool) -> Any:
     """The logits [n, classes], float32, of a batch, in evaluation mode.
 
     Args:
-      variables: the student's, or others of these shapes.
+      variables: the student's, others of these shapes, or with Int8.
       inputs: [n, …], what the network reads, or with `preprocess` uint8.
       preprocess: whether to normalise the inputs before.
     """
     if preprocess:
       inputs = self.preprocess.normalize(inputs)
-    return infer(self.net, variables, inputs)[0]
+    return infer(self.net, int8.restored(variables, jnp), inputs)[0]
 
 
 class Inputs(NamedTuple):
@@ -65,10 +75,12 @@ class Inputs(NamedTuple):
   Attributes:
     raw: uint8 [n, …], as data sets hold them.
     title: what they are, in words.
+    labels: int32 [n], their classes; None where there are none.
   """
 
   raw: np.ndarray
   title: str
+  labels: np.ndarray | None = None
 
 
 def of(facts: saved.Facts, variables: Any, where: str) -> Student:
@@ -96,7 +108,14 @@ def of(facts: saved.Facts, variables: Any, where: str) -> Student:
       f'{where} does not say what it must be fed with ({first_line(error)}); '
       'train the network anew'
     ) from None
-  return Student(facts, net, jax.device_get(variables), preprocess)
+  own = jax.device_get(variables)
+  return Student(facts, net, own, preprocess, own)
+
+
+def in_int8(student: Student) -> Student:
+  """The same student with weights of 8 bits."""
+  stored = int8.rounded(student.variables)
+  return student._replace(variables=int8.restored(stored), stored=stored)
 
 
 def _preprocess(net, facts) -> Preprocess:
@@ -114,9 +133,9 @@ def inputs(student: Student) -> Inputs:
   """Real examples where the package holds such, or else random ones."""
   shape, name = student.net.example.shape, student.facts.dataset
   if name.removesuffix('_mini') == _PACKAGED.removesuffix('_mini'):
-    images = sources.load(_PACKAGED).splits['test'].inputs
+    images, labels = sources.load(_PACKAGED).splits['test']
     if images.shape[1:] == shape:
-      return Inputs(images, f'test images of {_PACKAGED}')
+      return Inputs(images, f'test images of {_PACKAGED}', labels)
   texts = isinstance(student.preprocess, TextPreprocess)
   rng = np.random.default_rng(0)
   raw = rng.integers(0, _IDS if texts else 256, (_RANDOM, *shape), np.uint8)
