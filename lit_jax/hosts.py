@@ -75,6 +75,8 @@ def start(
   if not given and started == 1:
     return 1
   given = _of_mpi() | given
+  # It would take SIGTERM for itself, and nobody would hear of it.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       **given,

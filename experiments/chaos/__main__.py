@@ -91,8 +91,7 @@ TASKS = {
     ),
     _task(
       'translations', 'celeba', 'demo_gan', method='l2,lit', repeats=1,
-      train_examples=0, validation=16, steps_per_call=2, epochs_scale=0.4,
-      **{'data.attributes': 'Woman'},
+      train_examples=64, validation=16, steps_per_call=2, epochs_scale=0.5,
     ),
     # The images' run, by two processes of one device.
     _task('processes', 'cifar', 'demo', method='kd,lit')._replace(processes=2),
