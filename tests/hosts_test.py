@@ -159,6 +159,22 @@ def test_all_stop_where_one_is_asked_and_one_process_goes_on(alone, tmp_path):
   assert ends[0] == pytest.approx(ends[1], rel=1e-4)
 
 
+def test_a_handler_hears_of_sigterm_once_processes_have_met(tmp_path):
+  """JAX has a handler of its own, which tells nobody."""
+  code = """
+import os, signal, sys
+from lit_jax import hosts
+
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append('heard'))
+assert hosts.start(sys.argv[1], 1, 0, 20) == 1
+os.kill(os.getpid(), signal.SIGTERM)
+print(heard)
+"""
+  ((code, out, err),) = ended([begun(tmp_path, ['-c', code, free_address()])])
+  assert (code, out) == (0, "['heard']\n"), err
+
+
 def test_what_the_first_refuses_ends_all(tmp_path):
   folder = tmp_path / 'images'
   folder.mkdir()
