@@ -123,9 +123,14 @@ def _zeros(leaf):
 
 def example(net: BlockNet, batch: int = 1) -> Any:
   """Shapes and dtypes of a batch that the network reads: a pytree."""
+  return batched(net.example, batch)
+
+
+def batched(example: Any, batch: int) -> Any:
+  """Shapes and dtypes of so many examples, of those of one."""
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype),
-    unfreeze(net.example),
+    unfreeze(example),
   )
 
 

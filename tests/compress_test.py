@@ -81,8 +81,8 @@ def compressed(tmp_path_factory):
 
 def test_the_promised_names():
   assert set(lit_jax.__all__) == {
-    'BlockNet', 'Objective', 'Task', 'check_pair', 'compress', 'lit_loss',
-    'summary',
+    'BlockNet', 'Objective', 'Task', 'check_pair', 'compress', 'cut',
+    'cut_variables', 'join_variables', 'lit_loss', 'summary',
   }  # fmt: skip
 
 

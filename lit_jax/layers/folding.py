@@ -49,6 +49,8 @@ def fold(
   """
   flat: dict[Any, Any] = dict(traverse_util.flatten_dict(variables))
   for conv, norm, dtype in _pairs(run, variables, x):
+    if ('params', *conv, 'kernel') not in flat:
+      continue  # It ends the part before (networks/cut.py).
     scale, bias = (flat.pop(('params', *norm, n)) for n in ('scale', 'bias'))
     mean, var = (flat.pop(('batch_stats', *norm, n)) for n in ('mean', 'var'))
     slope, offset = slope_and_offset(scale, bias, mean, var)
