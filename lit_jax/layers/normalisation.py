@@ -220,6 +220,11 @@ def shared_statistics(axis_name: str | None) -> Iterator[None]:
     _axis.reset(token)
 
 
+def shared_axis() -> str | None:
+  """The axis that statistics are shared over where this is traced, if any."""
+  return _axis.get()
+
+
 def _share(call, args, kwargs, context):
   """Gives a `flax.linen.BatchNorm` without an axis that of the context."""
   norm = context.module
@@ -265,10 +270,14 @@ def unshared_statistics(init: Callable[[], Any]) -> dict[str, str]:
     The class of each module that keeps 'batch_stats' of a kind of its own, by
     its path in the network, such as 'blocks_0/norm'.
   """
-  kinds = {}
+  kinds, inner = {}, {}
 
   def note(call, args, kwargs, context):
-    kinds[context.module.path] = type(context.module)
+    module = context.module
+    kinds[module.path] = type(module)
+    if hasattr(module, 'unshared_statistics'):  # What is made of another API.
+      for path, name in module.unshared_statistics().items():
+        inner['/'.join((*module.path, path))] = name
     return call(*args, **kwargs)
 
   with nn.intercept_methods(note):
@@ -282,7 +291,8 @@ def unshared_statistics(init: Callable[[], Any]) -> dict[str, str]:
     '/'.join(owner): kinds[owner].__name__
     for owner in sorted(owners)
     if not issubclass(kinds[owner], known)
-  }
+    and not hasattr(kinds[owner], 'unshared_statistics')
+  } | inner
 
 
 def _owner(path, kinds):
