@@ -13,7 +13,7 @@ README = pathlib.Path(__file__).parent.parent / 'README.md'
 
 
 def _examples():
-  """The Python of the README: one's own network, its loading, the loop."""
+  """The README's Python: one's network, loaded, cut, of NNX; the loop."""
   return re.findall(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
 
 
@@ -23,7 +23,7 @@ def _run(code, names):
 
 @pytest.mark.slow
 def test_own_network_example_runs(tmp_path, monkeypatch):
-  network, load, _ = _examples()
+  network, load, cut, of_nnx, _ = _examples()
   monkeypatch.chdir(tmp_path)
   names = {'__name__': 'readme'}
   _run(network, names)
@@ -36,6 +36,15 @@ def test_own_network_example_runs(tmp_path, monkeypatch):
   _run(load, names)
   right = names['logits'].argmax(-1) == names['labels']
   assert right[64:].mean() == pytest.approx(results['rows'][1]['accuracy'])
+  # A module is cut, and gets its variables back.
+  _run(cut, names)
+  results = json.loads((tmp_path / 'runs/cut/results.json').read_text())
+  assert [row['depth'] for row in results['rows']] == [10, 4]
+  images = (names['images'] - names['mean']) / names['std']
+  logits = names['Whole'](1).apply(names['own'], images, False)
+  right = logits.argmax(-1) == names['labels']
+  assert right[64:].mean() == pytest.approx(results['rows'][1]['accuracy'])
+  _run(of_nnx, names)
 
 
 @pytest.mark.slow
