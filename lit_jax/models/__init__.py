@@ -56,13 +56,19 @@ def title(spec: Spec | BlockNet) -> str:
   """The name in tables, such as 'resnet-20' or 'resnext-20 (32x4d)'."""
   if isinstance(spec, BlockNet):
     return 'own'
-  units = spec.get('units')
-  size = '/'.join(map(str, units)) if units else spec.get('depth', '')
+  size = _joined(spec.get('units')) or spec.get('depth', '')
   # Of an import path, the function.
   name = spec['family'].rpartition(':')[2]
   name += f'-{size}' if size else ''
-  if 'cardinality' in spec:
+  if 'cardinality' in spec and 'base_width' in spec:
     name += f' ({spec["cardinality"]}x{spec["base_width"]}d)'
-  if spec.get('inner'):
-    name += f' (inner {"/".join(map(str, spec["inner"]))})'
+  if inner := _joined(spec.get('inner')):
+    name += f' (inner {inner})'
   return name
+
+
+def _joined(numbers):
+  """Of each block, where that is what they are in a family of one's own."""
+  return (
+    '/'.join(map(str, numbers)) if isinstance(numbers, list | tuple) else ''
+  )

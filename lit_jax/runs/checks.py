@@ -157,6 +157,22 @@ def _check_network(job: Job, net: BlockNet) -> None:
   job.task.check(job.dataset, net)
 
 
+def check_reads(who: str, net: BlockNet) -> None:
+  """Raises UserError where a network fails at its own example.
+
+  Args:
+    who: is the network, for the message.
+    net: maybe of modules of the user's own.
+  """
+  try:
+    blocks.cut_shapes(net)
+  except Exception as error:  # The user's modules may raise anything.
+    raise UserError(
+      f'{who}: the network cannot read its example ({reason(error)}); its '
+      'parts are called as part(h, train)'
+    ) from error
+
+
 def _abstract(array):
   return jax.ShapeDtypeStruct(array.shape, array.dtype)
 

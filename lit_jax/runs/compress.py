@@ -13,7 +13,7 @@ from lit_jax import blocks
 from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import Preprocess, usual
-from lit_jax.errors import UserError, reason
+from lit_jax.errors import UserError
 from lit_jax.networks.summary import summary
 from lit_jax.objectives import Objective, scratch
 from lit_jax.runs import checks, jobs, runner
@@ -144,13 +144,7 @@ def _check_network(role, net):
       f'{role}: a {type(net).__name__} is no BlockNet; cut the network into '
       'stem, blocks and head: BlockNet(stem, blocks, head, example)'
     )
-  try:
-    blocks.cut_shapes(net)
-  except Exception as error:  # The user's modules may raise anything.
-    raise UserError(
-      f'{role}: the network cannot read its example ({reason(error)}); its '
-      'parts are called as part(h, train)'
-    ) from error
+  checks.check_reads(role, net)
 
 
 def _classify(teacher):

@@ -58,9 +58,7 @@ def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:
     UserError: none is embedded for that data set.
   """
   if checkpoint != saved.EMBEDDED:
-    folder = saved.find(checkpoint)
-    inside = workdir.network(folder, TEACHER, TEACHER)
-    return inside if saved.exists(inside) else folder
+    return of_name(checkpoint)
   folder = saved.embedded(dataset_name)
   if not saved.exists(folder):
     raise UserError(
@@ -68,6 +66,13 @@ def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:
       '(checkpoint empty) or name the folder of one'
     )
   return folder
+
+
+def of_name(name: str) -> pathlib.Path:
+  """The folder that `saved.find` finds; of a workdir, that of its teacher."""
+  folder = saved.find(name)
+  inside = workdir.network(folder, TEACHER, TEACHER)
+  return inside if saved.exists(inside) else folder
 
 
 def read(
