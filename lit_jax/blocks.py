@@ -10,7 +10,7 @@ their IRs have equal shapes at every cut.
 
 import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -179,29 +179,59 @@ def describe(tree: Any) -> str:
   return texts if isinstance(texts, str) else str(texts)
 
 
+class Cut(NamedTuple):
+  """What teacher and student have at one place of the network.
+
+  Attributes:
+    part: what it is the output of; 'input' is the example.
+    teacher: the shape there, of one example; None where the teacher has no such
+      part. Of the input shapes and dtypes in words, of several outputs a
+      pytree of shapes.
+    student: likewise.
+  """
+
+  part: str
+  teacher: Any
+  student: Any
+
+  @property
+  def fits(self) -> bool:
+    return self.teacher == self.student
+
+
+def cuts(teacher: BlockNet, student: BlockNet) -> tuple[Cut, ...]:
+  """The input and every cut of a pair, whether or not the two fit."""
+  inputs = (describe(unfreeze(net.example)) for net in (teacher, student))
+  shapes_at = cut_shapes(teacher), cut_shapes(student)
+  longer = max(teacher, student, key=lambda net: len(net.blocks))
+  return (
+    Cut('input', *inputs),
+    *(
+      Cut(part, *(own.get(part) for own in shapes_at)) for part in longer.parts
+    ),
+  )
+
+
 def check_pair(teacher: BlockNet, student: BlockNet) -> None:
   """Raises UserError unless teacher and student fit at every cut.
 
   The message names the first part that differs, and both shapes.
   """
-  inputs = unfreeze(teacher.example), unfreeze(student.example)
-  if inputs[0] != inputs[1]:
+  first, *others = cuts(teacher, student)
+  if not first.fits:
     raise UserError(
-      f'teacher and student read different inputs: {describe(inputs[0])} and '
-      f'{describe(inputs[1])}; give both the same example'
+      f'teacher and student read different inputs: {first.teacher} and '
+      f'{first.student}; give both the same example'
     )
   if len(teacher.blocks) != len(student.blocks):
     raise UserError(
       f'the teacher has {len(teacher.blocks)} blocks and the student '
       f'{len(student.blocks)}; cut both into the same number of blocks'
     )
-  cuts = zip(
-    cut_shapes(teacher).items(), cut_shapes(student).values(), strict=True
-  )
-  for (part, wanted), found in cuts:
-    if wanted != found:
+  for cut in others:
+    if not cut.fits:
       raise UserError(
-        f'{part} returns shape {wanted} in the teacher and {found} in the '
-        'student; the two must be equal at every cut (same family, width and '
-        'number of classes)'
+        f'{cut.part} returns shape {cut.teacher} in the teacher and '
+        f'{cut.student} in the student; the two must be equal at every cut '
+        '(same family, width and number of classes)'
       )

@@ -1,19 +1,34 @@
 """`lit-jax`: what lit_jax does from a command line, one command a file."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
-from lit_jax.command import data, export, import_, models, summary
+from lit_jax.command import (
+  check,
+  compress,
+  data,
+  export,
+  import_,
+  models,
+  report,
+  summary,
+)
 from lit_jax.command.parser import Parser
 from lit_jax.errors import UserError
+from lit_jax.training.interrupt import Interrupted
 
 _BAD_INPUT = 2
+_STOPPED = 128  # and the signal's number
 # In the order in which --help lists them.
-_COMMANDS = summary, import_, export, models, data
+_COMMANDS = check, compress, summary, import_, export, report, models, data
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Runs a command, and exits: with 2 after bad input, which is told in a line.
+  """Runs a command, and exits where it does not end well.
+
+  With 2 after bad input, which is told in a line, and with 128 and the signal's
+  number where it was stopped.
 
   Args:
     argv: the arguments, by default those of the process.
@@ -24,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(_BAD_INPUT)
+  except Interrupted as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(_STOPPED + stopped.number)
+  except KeyboardInterrupt:
+    print('stopped at once; the last checkpoint stands', file=sys.stderr)
+    sys.exit(_STOPPED + signal.SIGINT)
 
 
 def parser() -> Parser:

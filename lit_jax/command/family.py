@@ -18,7 +18,7 @@ from lit_jax import models
 from lit_jax.errors import UserError, choose, imported, shown
 
 # What the data decide, and what a student has from its teacher.
-SHARED = 'classes', 'input_shape'
+SHARED = 'classes', 'input_shape', 'attributes', 'image_size'
 
 _SEVERAL = re.compile(r'-?\d+([:x]-?\d+)+')
 _BOOLEANS = {'True': True, 'False': False}

@@ -43,6 +43,11 @@ class Named(NamedTuple):
   folder: pathlib.Path | None
 
   @property
+  def given(self) -> dict[str, Any] | pathlib.Path:
+    """As `lit_jax.compress` takes it."""
+    return self.spec if self.folder is None else self.folder
+
+  @property
   def title(self) -> str:
     """As tables have it."""
     return models.title(self.spec)

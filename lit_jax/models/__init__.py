@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError, imported
+from lit_jax.errors import UserError, imported, shown
 from lit_jax.models import resnet, stargan, vdcnn
 
 FAMILIES = {
@@ -30,12 +30,17 @@ def build(spec: Spec | BlockNet, dtype: Any = jnp.float32) -> BlockNet:
     dtype: of the computation, for functions that take one.
 
   Raises:
-    UserError: an unknown family or option.
+    UserError: an unknown family or option, or none.
   """
   if isinstance(spec, BlockNet):
     return spec
   options = dict(spec)
-  family = options.pop('family')
+  family = options.pop('family', None)
+  if not isinstance(family, str):
+    raise UserError(
+      f'a network of the family {shown(family)}; name one of '
+      f'{", ".join(FAMILIES)}'
+    )
   function = imported('model', family, FAMILIES)
   parameters = inspect.signature(function).parameters
   if 'dtype' in parameters:

@@ -5,17 +5,19 @@ and how. A task brings its own columns; nothing here knows what they measure.
 """
 
 from lit_jax.report.columns import UNSCORED, Column, check
-from lit_jax.report.page import PAGE, write_html
-from lit_jax.report.rows import Row
+from lit_jax.report.page import PAGE, read_results, write_html
+from lit_jax.report.rows import Results, Row
 from lit_jax.report.table import markdown, table
 
 __all__ = [
   'PAGE',
   'UNSCORED',
   'Column',
+  'Results',
   'Row',
   'check',
   'markdown',
+  'read_results',
   'table',
   'write_html',
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
   from lit_jax.report import plots
 
 PAGE = 'report.html'
+_RESULTS = 'results.json'
 _LOSS = 'loss'
 
 
@@ -39,8 +40,8 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
       cannot be written.
   """
   workdir = pathlib.Path(workdir)
-  source, path = workdir / 'results.json', workdir / PAGE
-  results = _read_results(source)
+  source, path = workdir / _RESULTS, workdir / PAGE
+  results = read_results(workdir)
   records = _read_metrics(workdir / METRICS)
   # Here, as the plots below, for Pillow takes a while to load.
   from lit_jax.report import sheets
@@ -184,7 +185,13 @@ def _class_names(results: Results, found: Sequence[Row]) -> list[str]:
 # Reading.
 
 
-def _read_results(path: pathlib.Path) -> Results:
+def read_results(workdir: pathlib.Path) -> Results:
+  """What `results.json` holds; `write_html` checks it.
+
+  Raises:
+    UserError: it cannot be read, or is no JSON.
+  """
+  path = workdir / _RESULTS
   try:
     return files.read_json(path)
   except OSError as error:

@@ -3,33 +3,41 @@
 import os
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from lit_jax import blocks
+from lit_jax import blocks, models
 from lit_jax.blocks import BlockNet
 from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import Preprocess, usual
 from lit_jax.errors import UserError
+from lit_jax.networks import saved
 from lit_jax.networks.summary import summary
 from lit_jax.objectives import Objective, scratch
-from lit_jax.runs import checks, jobs, runner
+from lit_jax.runs import checks, jobs, runner, teachers
 from lit_jax.runs.phases import TEACHER, Method, Phase, Training
 from lit_jax.tasks.classify import Classify
 from lit_jax.training import state
 from lit_jax.training.interrupt import Observer
+from lit_jax.training.precision import policy
 from lit_jax.training.task import Task
 
+# The paper's, of classifiers.
+OBJECTIVE = Objective(alpha=0.95, beta=0.75, temperature=6.0)
+STEPS_PER_CALL = 8
 # The fine-tuning's share of the epochs, and of the learning rate.
 _FINETUNE = 0.3, 0.1
 
+# A network, or the name of a saved one.
+Given = jobs.Network | str | os.PathLike[str]
+
 
 def compress(
-  teacher: BlockNet,
-  student: BlockNet,
+  teacher: Given,
+  student: Given,
   train: tuple[Any, Any],
   test: tuple[Any, Any],
   workdir: str | os.PathLike[str],
@@ -45,7 +53,9 @@ def compress(
   task: Task | None = None,
   seed: int = 0,
   precision: str = 'fp32',
-  steps_per_call: int = 8,
+  steps_per_call: int = STEPS_PER_CALL,
+  class_names: Sequence[str] = (),
+  data_name: str = 'own',
   observer: Observer | None = None,
 ) -> dict[str, Any]:
   """Compresses a network by LIT: the teacher's training, LIT, fine-tuning.
@@ -55,8 +65,11 @@ def compress(
   where it was stopped, and only reports when all is done.
 
   Args:
-    teacher: the deep network.
-    student: the shallow one; `check_pair` says whether the two fit.
+    teacher: the deep network: a BlockNet, what `models.build` takes, or a saved
+      network by its folder, as `Job.teacher_checkpoint` has it. That one is
+      trained already, and fed by its own normalisation.
+    student: the shallow one, likewise; `check_pair` says whether the two fit. A
+      saved network is what it begins as.
     train: inputs, leaves [N, …], and labels, int32 [N] for classes.
     test: the same of held-out examples.
     workdir: made if missing.
@@ -76,9 +89,12 @@ def compress(
     task: what the networks are trained for; by default to tell classes apart,
       as many as the teacher's output is long.
     seed: of initial values and data order.
-    precision: 'fp16' scales the loss. What the networks compute in is said by
-      their own modules.
+    precision: 'fp16' scales the loss. What a BlockNet computes in is said by
+      its own modules; others compute in it.
     steps_per_call: how many steps one call of the program makes.
+    class_names: in the order of the labels; a saved teacher of other classes is
+      refused.
+    data_name: of the data set, for messages and tables.
     observer: told of the first steps, and asked whether to stop.
 
   Returns:
@@ -88,32 +104,44 @@ def compress(
     UserError: networks, data or settings that do not fit; one line.
     Interrupted: asked to stop; saved.
   """
-  _check_network('teacher', teacher)
-  _check_network('student', student)
-  dataset = _dataset(train, test, preprocess)
-  task = task or _classify(teacher)
-  objective = objective or Objective(
-    0.95, 0.75, 6.0, output_loss=task.output_loss
+  big = _read('teacher', teacher, precision, data_name)
+  small = _read('student', student, precision, data_name)
+  for role, own, given in (
+    ('teacher', big, teacher_variables),
+    ('student', small, student_variables),
+  ):
+    if own.folder and given is not None:
+      raise UserError(
+        f'the {role} is a saved network, which has its own variables; leave '
+        f'{role}_variables out'
+      )
+  dataset = _dataset(train, test, preprocess, tuple(class_names), data_name)
+  task = task or _classify(big.net, dataset)
+  objective = objective or OBJECTIVE.replace(output_loss=task.output_loss)
+  phases = phases or usual_phases(
+    big.net, small.net, objective, epochs, learning_rate
   )
-  phases = phases or _phases(teacher, student, objective, epochs, learning_rate)
   labels_alone = Phase(
     'train', scratch(task.output_loss), epochs, learning_rate, schedule='cosine'
   )
   training = Training(batch_size, seed, precision, steps_per_call, 'last')
+  method = Method('lit', phases)
   job = jobs.Job(
     dataset=dataset,
     task=task,
-    teacher=teacher,
-    teacher_checkpoint='',
+    teacher=big.network,
+    teacher_checkpoint=big.folder,
     teacher_variables=teacher_variables,
     teacher_method=Method(TEACHER, (labels_alone,)),
     students=(
-      jobs.Student(student, Method('lit', phases), variables=student_variables),
+      jobs.Student(
+        small.network, method, start=small.folder, variables=student_variables
+      ),
     ),
     training=training,
     config={
-      'teacher': _known(teacher),
-      'student': _known(student),
+      'teacher': _known(big),
+      'student': _known(small) | ({'start': 'saved'} if small.folder else {}),
       'phases': [str(phase) for phase in (labels_alone, *phases)],
       # Not steps_per_call, by which a result differs in its rounding alone.
       'training': f'{batch_size=} {seed=} {precision=}',
@@ -124,11 +152,42 @@ def compress(
   return runner.run(job, pathlib.Path(workdir), observer)
 
 
-def _dataset(train, test, preprocess) -> Dataset:
+class _Network(NamedTuple):
+  """A network that was given.
+
+  Attributes:
+    network: as `models.build` takes it.
+    net: the same, built.
+    folder: where its variables are saved; '' for none.
+  """
+
+  network: jobs.Network
+  net: BlockNet
+  folder: str
+
+
+def _read(role, given: Given, precision, data_name) -> _Network:
+  folder = ''
+  if isinstance(given, str | os.PathLike):
+    found = teachers.given_folder(os.fspath(given), data_name)
+    folder, given = str(found), saved.load(found)[0].spec or {}
+  if not isinstance(given, BlockNet | Mapping):
+    raise UserError(
+      f'{role}: a {type(given).__name__} is no BlockNet; cut the network into '
+      'stem, blocks and head: BlockNet(stem, blocks, head, example)'
+    )
+  net = models.build(given, policy(precision).dtype)
+  checks.check_reads(role, net)
+  return _Network(given, net, folder)
+
+
+def _dataset(train, test, preprocess, class_names, name) -> Dataset:
   splits = {'train': _split('train', train), 'test': _split('test', test)}
   content = f'{checks.checksum([split.inputs for split in splits.values()]):x}'
   preprocess = preprocess or usual(splits['train'].inputs)
-  return Dataset('own', splits, 0, preprocess, content=content)
+  return Dataset(
+    name, splits, len(class_names), preprocess, class_names, content
+  )
 
 
 def _split(name, pair) -> Split:
@@ -138,16 +197,9 @@ def _split(name, pair) -> Split:
   return Split(*(jax.tree.map(np.asarray, part) for part in pair))
 
 
-def _check_network(role, net):
-  if not isinstance(net, BlockNet):
-    raise UserError(
-      f'{role}: a {type(net).__name__} is no BlockNet; cut the network into '
-      'stem, blocks and head: BlockNet(stem, blocks, head, example)'
-    )
-  checks.check_reads(role, net)
-
-
-def _classify(teacher):
+def _classify(teacher, dataset):
+  if dataset.classes:
+    return Classify(dataset.classes)
   output = blocks.cut_shapes(teacher)['head']
   if not isinstance(output, tuple) or len(output) != 1:
     raise UserError(
@@ -157,11 +209,27 @@ def _classify(teacher):
   return Classify(output[0])
 
 
-def _phases(teacher, student, objective, epochs, learning_rate):
-  """LIT and fine-tuning, whose epochs are `epochs` together."""
+def usual_phases(
+  teacher: BlockNet,
+  student: BlockNet,
+  objective: Objective,
+  epochs: int,
+  learning_rate: float,
+) -> tuple[Phase, Phase]:
+  """LIT and fine-tuning, as `compress` has them.
+
+  Args:
+    teacher: of the student.
+    student: gets the teacher's stem and head, where they are equal in both.
+    objective: of the LIT phase.
+    epochs: of both together.
+    learning_rate: of the LIT phase.
+  """
   share, lower = _FINETUNE
   finetune = max(1, round(epochs * share))
-  copy = _equal_ends(teacher, student)
+  copy = state.equal_parts(
+    blocks.shapes(teacher), blocks.shapes(student), ('stem', 'head')
+  )
   return (
     Phase(
       'lit',
@@ -182,23 +250,13 @@ def _phases(teacher, student, objective, epochs, learning_rate):
   )
 
 
-def _equal_ends(teacher, student):
-  """Stem and head, where they are the same in both and can be copied."""
-  found = []
-  for part in ('stem', 'head'):
-    try:
-      state.copy_parts(blocks.shapes(teacher), blocks.shapes(student), (part,))
-      found.append(part)
-    except UserError:
-      pass
-  return tuple(found)
-
-
-def _known(net) -> dict[str, Any]:
+def _known(given: _Network) -> dict[str, Any]:
   """What tells a network from another, as JSON values; code is not compared."""
+  if not isinstance(given.network, BlockNet):
+    return dict(given.network)
   # Functions among the attributes have addresses, which differ each time.
-  written = re.sub(r' at 0x[0-9a-f]+', '', repr(net))
+  written = re.sub(r' at 0x[0-9a-f]+', '', repr(given.net))
   return {'modules': written} | {
     name: [part.depth, part.parameters, part.macs, str(part.output_shape)]
-    for name, part in summary(net).parts.items()
+    for name, part in summary(given.net).parts.items()
   }

@@ -97,14 +97,8 @@ def run_method(
     Interrupted: asked to stop; saved.
     UserError: parts that cannot be copied, or a loss that is not finite.
   """
-  members = method.members(context.training)
-  setting = _Setting(context, method, members, net, preprocess, teacher)
-  # A student starts from the same numbers under every method.
-  role = 'teacher' if method.name == 'teacher' else 'student'
-  learners = tuple(
-    context.task.fresh(net, _key(member.seed, zlib.crc32(role.encode())))
-    for member in members
-  )
+  setting = _setting(context, method, net, preprocess, teacher)
+  learners = _fresh(setting)
   if start is not None:
     learners = tuple(own | {state.STUDENT: start} for own in learners)
   seconds = 0.0
@@ -119,11 +113,62 @@ def run_method(
   return tuple(loop.PhaseResult(own, seconds) for own in learners)
 
 
+def first_phase(
+  context: Context,
+  method: Method,
+  net: BlockNet,
+  preprocess: Preprocess,
+  teacher: Teacher | None,
+) -> tuple[loop.PhaseRun, state.TrainState]:
+  """The first phase of a method, and its first state, without training it.
+
+  Args:
+    context: task, data and settings.
+    method: as `run_method` takes it, and all that follows.
+    net: the network that learns.
+    preprocess: of its inputs.
+    teacher: None where the phase needs none.
+
+  Returns:
+    What `run_method` gives to the loop; its feed is to be closed.
+  """
+  setting = _setting(context, method, net, preprocess, teacher)
+  return _begun(setting, 0, method.phases[0], _fresh(setting))
+
+
+def _setting(context, method, net, preprocess, teacher):
+  members = method.members(context.training)
+  return _Setting(context, method, members, net, preprocess, teacher)
+
+
+def _fresh(setting) -> tuple[state.Learners, ...]:
+  """Each member's networks, before the first phase."""
+  # A student starts from the same numbers under every method.
+  role = 'teacher' if setting.method.name == 'teacher' else 'student'
+  number = zlib.crc32(role.encode())
+  fresh = setting.context.task.fresh
+  return tuple(
+    fresh(setting.net, _key(member.seed, number)) for member in setting.members
+  )
+
+
 def _key(seed, number):
   return jax.random.fold_in(jax.random.key(seed), number)
 
 
 def _run_phase(setting, index, phase, learners):
+  context = setting.context
+  run, first = _begun(setting, index, phase, learners)
+  try:
+    return loop.run(
+      run, context.workdir, first, context.observer, context.check_claim
+    )
+  finally:
+    run.feed.close()
+
+
+def _begun(setting, index, phase, learners):
+  """A phase, and its first state."""
   context, teacher = setting.context, setting.teacher
   if phase.copy and teacher is None:
     raise UserError(
@@ -139,12 +184,7 @@ def _run_phase(setting, index, phase, learners):
   first = population.stack(
     [state.begin_phase(own, run.plan.optimizers, policy_) for own in learners]
   )
-  try:
-    return loop.run(
-      run, context.workdir, first, context.observer, context.check_claim
-    )
-  finally:
-    run.feed.close()
+  return run, first
 
 
 def _pruned(phase: Phase, learners: state.Learners) -> state.Learners:

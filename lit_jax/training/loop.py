@@ -18,7 +18,7 @@ from lit_jax.errors import UserError
 from lit_jax.training import devices, logs, population, steps
 from lit_jax.training.checkpoint import Checkpoints
 from lit_jax.training.interrupt import Observer
-from lit_jax.training.packing import pack, unpacked
+from lit_jax.training.packing import Packed, pack, unpacked
 from lit_jax.training.state import Learners, TrainState, Variables
 from lit_jax.training.task import Evaluation, Metrics, Plan, Selection
 
@@ -144,6 +144,31 @@ def run(
   return tuple(PhaseResult(own, share) for own in _members(phase, current))
 
 
+def prepared(
+  phase: PhaseRun, current: TrainState
+) -> tuple[Any, Constants, TrainState | Packed]:
+  """What a call of a phase's program takes beside the examples.
+
+  Args:
+    phase: what to run.
+    current: a state of it, leaves [members, …].
+
+  Returns:
+    The program over all devices, and its constants and the state on these, as
+    it takes them.
+  """
+  program = devices.map_train(
+    population.train_program(
+      phase.plan, len(phase.members), len(phase.constants.keys)
+    )
+  )
+  constants = phase.constants
+  if constants.teacher is not None:
+    teacher = steps.ready_teacher(phase.plan, constants.teacher)
+    constants = constants._replace(teacher=devices.replicate(teacher))
+  return program, constants, devices.replicate(pack(current))
+
+
 @contextlib.contextmanager
 def _logs(phase, workdir, step):
   """The open log of each member."""
@@ -192,18 +217,8 @@ class _Stretch:
   def train(self, current: TrainState, seconds: float):
     """Runs the steps that are left; the last state and the training seconds."""
     phase = self._phase
-    program = devices.map_train(
-      population.train_program(
-        phase.plan, len(phase.members), len(phase.constants.keys)
-      )
-    )
-    constants = phase.constants
-    if constants.teacher is not None:
-      teacher = steps.ready_teacher(phase.plan, constants.teacher)
-      teacher = devices.replicate(teacher)
-      constants = constants._replace(teacher=teacher)
+    program, constants, packed = prepared(phase, current)
     step = begin = int(current.step[0])
-    packed = devices.replicate(pack(current))
     saved = time.monotonic()
     self._agreement = devices.Agreement()
     self._clock = _Clock(seconds)

@@ -1,6 +1,6 @@
 """The state of a phase, and how it begins."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -103,11 +103,13 @@ def copy_parts(
     UserError: a part that one of the two does not have, or of another shape.
   """
   result = {name: dict(tree) for name, tree in target.items()}
+  # A network may have no parameters at all.
+  known = source.get('params', {}), target.get('params', {})
   for part in parts:
-    if part not in source['params'] or part not in target['params']:
+    if not all(part in params for params in known):
       raise UserError(
         f'cannot copy {part!r}: the networks have the parts '
-        f'{", ".join(sorted(target["params"]))}'
+        f'{", ".join(sorted(known[1]))}'
       )
     for collection in ('params', 'batch_stats'):
       old = target[collection].get(part, {})
@@ -120,6 +122,20 @@ def copy_parts(
       if part in result[collection]:
         result[collection][part] = new
   return result
+
+
+def equal_parts(
+  source: Variables, target: Variables, parts: Iterable[str]
+) -> tuple[str, ...]:
+  """Those of the parts that `copy_parts` takes."""
+  found = []
+  for part in parts:
+    try:
+      copy_parts(source, target, (part,))
+      found.append(part)
+    except UserError:
+      pass
+  return tuple(found)
 
 
 def _shapes(tree):

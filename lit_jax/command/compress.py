@@ -1,0 +1,134 @@
+"""`lit-jax compress`: a network made shallower on data of one's own."""
+
+import argparse
+import inspect
+import pathlib
+from typing import Any
+
+from lit_jax import compress
+from lit_jax.command import arrays, devices, network
+from lit_jax.command.report import show
+from lit_jax.data import sources
+from lit_jax.data.dataset import Dataset
+from lit_jax.errors import UserError, choose
+from lit_jax.report import PAGE
+from lit_jax.runs.compress import OBJECTIVE
+from lit_jax.training import startup
+from lit_jax.training.interrupt import stop_on_signals
+from lit_jax.training.precision import POLICIES
+
+_DESCRIPTION = """\
+Compresses a classifier by LIT, and fine-tunes it: lit_jax.compress.
+
+A TEACHER that is saved brings its weights and its normalisation; a family is
+trained first. A STUDENT that is saved is what the student begins as. Classes
+and sizes that a student's name does not say are the teacher's, and those of a
+teacher are the data's.
+
+An .npz file holds the arrays `inputs` [N, …], of which uint8 images [N, h, w,
+c] are normalised, and `labels` [N], integers from 0; of the training file
+`class_names`, too, if it likes. The folder takes checkpoints, the trained
+networks, the table and report.html. Ctrl-C or SIGTERM saves; the same command
+goes on where it was stopped, and only prints the table when all is done.
+"""
+_TAKEN = (
+  ('epochs', int, 'N', 'of the teacher, and of the student in all'),
+  ('batch_size', int, 'N', 'examples a step'),
+  ('learning_rate', float, 'X', 'the highest'),
+  ('seed', int, 'N', 'of initial values and data order'),
+)
+_WEIGHTS = (
+  ('alpha', 'weight of the HARD labels'),
+  ('beta', 'weight of distillation against representations'),
+  ('temperature', 'of the soft labels'),
+)
+
+
+def define(commands: Any) -> None:
+  """Adds the command to those of the parser."""
+  parser = commands.add_parser(
+    'compress', help='train a shallower network', description=_DESCRIPTION
+  )
+  add = parser.add_argument
+  add('teacher', metavar='TEACHER', help=network.HELP)
+  add('student', metavar='STUDENT', help='likewise')
+  add('--workdir', required=True, metavar='DIR', help='the folder of the run')
+  add('--train', metavar='FILE.npz', help='examples to learn from')
+  add('--test', metavar='FILE.npz', help='examples to be judged by')
+  add('--data', metavar='NAME', help=f'instead: {", ".join(_NAMES)}')
+  add('--data_dir', default='', metavar='DIR', help='where its files are')
+  usual = inspect.signature(compress).parameters
+  for name, kind, letter, words in _TAKEN:
+    default = usual[name].default
+    add(
+      f'--{name}', type=kind, default=default, metavar=letter,
+      help=f'{words} (default: {default})',
+    )  # fmt: skip
+  add(
+    '--precision', default='fp32', metavar='|'.join(POLICIES),
+    help='that the networks compute in (default: fp32)',
+  )  # fmt: skip
+  for name, words in _WEIGHTS:
+    default = getattr(OBJECTIVE, name)
+    add(
+      f'--{name}', type=float, default=default, metavar='X',
+      help=f'{words} (default: {default})',
+    )  # fmt: skip
+  parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+  """Trains what is not trained yet, and prints the table.
+
+  Raises:
+    UserError: bad input, before anything is trained where possible.
+    Interrupted: asked to stop; saved.
+  """
+  # First, for a saved network is read by JAX.
+  devices.use(options.batch_size)
+  dataset = _dataset(options)
+  teacher = network.find(options.teacher, arrays.facts(dataset))
+  student = network.find(options.student, teacher.shared)
+  workdir = pathlib.Path(options.workdir).expanduser()
+  weights = {name: getattr(options, name) for name, _ in _WEIGHTS}
+  startup.keep_programs(workdir)
+  observer = startup.FirstSteps()
+  with stop_on_signals(observer):
+    results = compress(
+      teacher.given,
+      student.given,
+      dataset.splits['train'],
+      dataset.splits['test'],
+      workdir,
+      objective=OBJECTIVE.replace(**weights),
+      preprocess=dataset.preprocess,
+      precision=options.precision,
+      class_names=dataset.class_names,
+      data_name=dataset.name,
+      observer=observer,
+      **{name: getattr(options, name) for name, *_ in _TAKEN},
+    )
+  show(results, workdir / PAGE)
+
+
+# Those of classes to tell apart, which are read without further options.
+_NAMES = tuple(
+  name
+  for name in sources.NAMES
+  if sources.origin(name).kind in ('images', 'texts') and name != 'own'
+)
+
+
+def _dataset(options) -> Dataset:
+  files = options.train, options.test
+  if options.data is not None and files == (None, None):
+    name = choose('data set', options.data, _NAMES)
+    return sources.load(name, options.data_dir)
+  if options.data is not None or None in files:
+    raise UserError(
+      'no data, or twice; give --train=FILE.npz and --test=FILE.npz, or '
+      f'--data=NAME ({", ".join(_NAMES)})'
+    )
+  if options.data_dir:
+    raise UserError('--data_dir is for --data=NAME; leave it out')
+  return arrays.read(*map(pathlib.Path, files))
