@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lit_jax.data.dataset import Dataset, Split
+from lit_jax.data.images import checks
 from lit_jax.data.preprocess import usual
 from lit_jax.errors import UserError, reason, shown
 
@@ -44,8 +45,10 @@ def facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _arrays(path) -> dict[str, np.ndarray]:
+  path = path.expanduser()
+  checks.check_is_file(str(path), 'give an .npz file')
   try:
-    with np.load(path.expanduser()) as found:
+    with path.open('rb') as file, np.load(file) as found:
       names = [n for n in (_INPUTS, _LABELS, _NAMES) if n in found]
       arrays = {name: found[name] for name in names}
   # NumPy and the readers below it raise errors of every kind.

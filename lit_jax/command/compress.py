@@ -31,6 +31,7 @@ c] are normalised, and `labels` [N], integers from 0; of the training file
 networks, the table and report.html. Ctrl-C or SIGTERM saves; the same command
 goes on where it was stopped, and only prints the table when all is done.
 """
+_USUAL = inspect.signature(compress).parameters
 _TAKEN = (
   ('epochs', int, 'N', 'of the teacher, and of the student in all'),
   ('batch_size', int, 'N', 'examples a step'),
@@ -57,9 +58,8 @@ def define(commands: Any) -> None:
   add('--test', metavar='FILE.npz', help='examples to be judged by')
   add('--data', metavar='NAME', help=f'instead: {", ".join(_NAMES)}')
   add('--data_dir', default='', metavar='DIR', help='where its files are')
-  usual = inspect.signature(compress).parameters
   for name, kind, letter, words in _TAKEN:
-    default = usual[name].default
+    default = _USUAL[name].default
     add(
       f'--{name}', type=kind, default=default, metavar=letter,
       help=f'{words} (default: {default})',
