@@ -3,11 +3,14 @@
 import json
 import pathlib
 import re
+import shlex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from lit_jax import command
 
 README = pathlib.Path(__file__).parent.parent / 'README.md'
 
@@ -82,6 +85,33 @@ def _eq_1(names):
   soft = -(jax.nn.softmax(q / 6) * jax.nn.log_softmax(p / 6)).sum(-1).mean()
   kd = 0.95 * hard + 0.05 * 36 * soft
   return 0.75 * kd + 0.25 * ir
+
+
+def _commands():
+  """The arguments of each `lit-jax` command that the README shows."""
+  text = README.read_text().replace('\\\n', ' ')
+  lines = re.findall(r'^\.venv/bin/lit-jax (.*)$', text, re.MULTILINE)
+  return [shlex.split(line) for line in lines]
+
+
+def test_every_command_is_one():
+  names = [command.parser().parse_args(args).command for args in _commands()]
+  assert {
+    'check', 'compress', 'data', 'export', 'import', 'models', 'report',
+    'summary',
+  } == set(names)  # fmt: skip
+
+
+def test_commands_that_only_tell_something(lit_jax_command):
+  telling = [
+    args
+    for args in _commands()
+    if args[0] in ('check', 'data', 'models', 'summary')
+  ]
+  assert len(telling) == 4
+  for args in telling:
+    code, out, err = lit_jax_command(*args)
+    assert (code, err) == (0, '') and out, args
 
 
 def test_tables_are_narrow():

@@ -51,7 +51,7 @@ def parser() -> Parser:
   """Of all commands; what it parses has `run`, which takes it."""
   result = Parser(prog='lit-jax', description='Shallower, faster networks.')
   commands = result.add_subparsers(
-    title='commands', metavar='COMMAND', required=True
+    title='commands', metavar='COMMAND', dest='command', required=True
   )
   for command in _COMMANDS:
     command.define(commands)

@@ -5,14 +5,13 @@ import inspect
 import pathlib
 from typing import Any
 
-from lit_jax import compress
 from lit_jax.command import arrays, devices, network
 from lit_jax.command.report import show
 from lit_jax.data import sources
 from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError, choose
 from lit_jax.report import PAGE
-from lit_jax.runs.compress import OBJECTIVE
+from lit_jax.runs.compress import OBJECTIVE, compress
 from lit_jax.training import startup
 from lit_jax.training.interrupt import stop_on_signals
 from lit_jax.training.precision import POLICIES
