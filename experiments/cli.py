@@ -4,7 +4,6 @@ Exit codes: 0 done; 2 bad input; 128 + the signal's number when stopped; 75
 where another process of the run is gone.
 """
 
-import errno
 import functools
 import os
 import pathlib
@@ -17,12 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from experiments import recipes
-from lit_jax import hosts, report
+from lit_jax import files, hosts, report
 from lit_jax.errors import UserError, first_line
 from lit_jax.runs import jobs, runner
 from lit_jax.training import startup
@@ -55,13 +54,6 @@ _GONE = 75  # EX_TEMPFAIL of sysexits.h: what is asked for may work later
 _LEAVING = threading.Lock()
 _STOPPED = 128  # and the signal's number
 _PRECISION = 'jax_default_matmul_precision'
-# What a file system says of a write to an open file.
-_DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
-# The same in TensorStore's words.
-_PHRASES = (
-  'no space left', 'read-only file system', 'quota exceeded',
-  'permission denied', 'no such file or directory',
-)  # fmt: skip
 
 
 def main(build: Callable[[ConfigDict], jobs.Job]) -> None:
@@ -75,24 +67,12 @@ def main(build: Callable[[ConfigDict], jobs.Job]) -> None:
 
 def parse(argv: Sequence[str]) -> list[str]:
   """Parses flags, for `app.run`; a wrong one is told of in a line."""
-  # Unless the flags say so: ml_collections warns of what is an error here, and
-  # Orbax tells of every file that it writes, and of errors with tracebacks that
-  # it raises as well.
-  logging.set_verbosity(logging.FATAL)
-  sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
+  # Unless the flags say so: ml_collections warns of what is an error here.
+  startup.quiet()
   try:
     return flags.FLAGS(argv)
   except Exception as error:  # A configuration file can raise anything.
     sys.exit(_fail(_wrong_flag(error)))
-
-
-def _unraisable(tell, found):
-  """Passes over what TensorStore's threads raise after a write has failed.
-
-  Orbax raises that failure, and no longer waits for its other writes.
-  """
-  if str(found.exc_value) != 'Event loop is closed':
-    tell(found)
 
 
 def _wrong_flag(error) -> str:
@@ -187,7 +167,7 @@ def _reason(error) -> str | None:
       f'out of memory ({first_line(error)}); lower --config.repeats, '
       '--config.batch_size or the size of the networks, in a new workdir'
     )
-  refused = disk_error(error)
+  refused = files.refusal(error, WORKDIR.value)
   return refused and (
     f'the file system refuses {refused}; make room, put back what is gone, or '
     'choose another folder, and run the same command again to go on'
@@ -317,23 +297,6 @@ def _tell_of_gpu(config: recipes.Config, graphs: bool) -> None:
       'not bit for bit: the same run may differ by rounding; '
       '--config.deterministic=True repeats every bit, slower'
     )
-
-
-def disk_error(error: BaseException) -> str | None:
-  """What the file system refused, or None where the error is another one.
-
-  Orbax wraps the system's errors in kinds of its own, with their text.
-  """
-  seen: BaseException | None = error
-  while seen is not None:
-    if isinstance(seen, OSError) and (seen.filename or seen.errno in _DISK):
-      return f'{seen.filename or WORKDIR.value}: {seen.strerror}'
-    text = str(seen).lower()
-    for phrase in _PHRASES:
-      if phrase in text:
-        return f'{WORKDIR.value}: {phrase}'
-    seen = seen.__cause__ or seen.__context__
-  return None
 
 
 def _fail(message: str) -> int:

@@ -10,6 +10,13 @@ from typing import IO, Any
 
 # What a file system says that cannot put a folder's entries on the disk.
 _NO_SUCH_SYNC = (errno.EINVAL, errno.ENOTSUP)
+# What it says of a write to an open file.
+_DISK = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
+# The same in TensorStore's words.
+_PHRASES = (
+  'no space left', 'read-only file system', 'quota exceeded',
+  'permission denied', 'no such file or directory',
+)  # fmt: skip
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -124,3 +131,26 @@ def sync_folder(folder: pathlib.Path) -> None:
       raise
   finally:
     os.close(descriptor)
+
+
+def refusal(
+  error: BaseException, folder: str | os.PathLike[str] | None
+) -> str | None:
+  """What the file system refused, or None where the error is another one.
+
+  Orbax wraps the system's errors in kinds of its own, with their text.
+
+  Args:
+    error: that was raised while files were written.
+    folder: in which they are, for errors that do not say.
+  """
+  seen: BaseException | None = error
+  while seen is not None:
+    if isinstance(seen, OSError) and (seen.filename or seen.errno in _DISK):
+      return f'{seen.filename or folder}: {seen.strerror}'
+    text = str(seen).lower()
+    for phrase in _PHRASES:
+      if phrase in text:
+        return f'{folder}: {phrase}'
+    seen = seen.__cause__ or seen.__context__
+  return None

@@ -1,5 +1,6 @@
 """`lit-jax compress` on examples in files, and `lit-jax report` of its run."""
 
+import errno
 import json
 import os
 import re
@@ -199,7 +200,27 @@ def test_a_second_signal_stops_at_once(run, monkeypatch, tmp_path):
   monkeypatch.setattr(compress, 'compress', stop)
   code, _, err = run('tiny', 'tiny', f'--workdir={tmp_path}')
   assert code == 130
-  assert err == 'stopped at once; the last checkpoint stands\n'
+  assert err == 'stopped at once; what is saved stands\n'
+
+
+@pytest.mark.parametrize(
+  'error, fault',
+  [
+    (
+      OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+      'the file system refuses',
+    ),
+    (MemoryError('Unable to allocate 9 TiB'), 'out of memory (Unable to'),
+  ],
+)
+def test_want_of_room_is_a_line(error, fault, run, monkeypatch, tmp_path):
+  def fail(*args, **options):
+    raise error
+
+  monkeypatch.setattr(compress, 'compress', fail)
+  code, out, err = run('tiny', 'tiny', f'--workdir={tmp_path}')
+  assert (code, out) == (2, '')
+  assert fault in err and err.count('\n') == 1
 
 
 @pytest.fixture

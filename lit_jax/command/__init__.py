@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(stopped, file=sys.stderr)
     sys.exit(_STOPPED + stopped.number)
   except KeyboardInterrupt:
-    print('stopped at once; the last checkpoint stands', file=sys.stderr)
+    print('stopped at once; what is saved stands', file=sys.stderr)
     sys.exit(_STOPPED + signal.SIGINT)
 
 

@@ -1,19 +1,22 @@
 """`lit-jax compress`: a network made shallower on data of one's own."""
 
 import argparse
+import contextlib
 import inspect
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
+from lit_jax import files
 from lit_jax.command import arrays, devices, network
 from lit_jax.command.report import show
 from lit_jax.data import sources
 from lit_jax.data.dataset import Dataset
-from lit_jax.errors import UserError, choose
+from lit_jax.errors import UserError, choose, first_line
 from lit_jax.report import PAGE
 from lit_jax.runs.compress import OBJECTIVE, compress
 from lit_jax.training import startup
-from lit_jax.training.interrupt import stop_on_signals
+from lit_jax.training.interrupt import Interrupted, stop_on_signals
 from lit_jax.training.precision import POLICIES
 
 _DESCRIPTION = """\
@@ -83,7 +86,8 @@ def run(options: argparse.Namespace) -> None:
     UserError: bad input, before anything is trained where possible.
     Interrupted: asked to stop; saved.
   """
-  # First, for a saved network is read by JAX.
+  startup.quiet()
+  # Before all else, for a saved network is read by JAX.
   devices.use(options.batch_size)
   dataset = _dataset(options)
   teacher = network.find(options.teacher, arrays.facts(dataset))
@@ -92,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
   weights = {name: getattr(options, name) for name, _ in _WEIGHTS}
   startup.keep_programs(workdir)
   observer = startup.FirstSteps()
-  with stop_on_signals(observer):
+  with stop_on_signals(observer), _told(workdir):
     results = compress(
       teacher.given,
       student.given,
@@ -108,6 +112,34 @@ def run(options: argparse.Namespace) -> None:
       **{name: getattr(options, name) for name, *_ in _TAKEN},
     )
   show(results, workdir / PAGE)
+
+
+@contextlib.contextmanager
+def _told(workdir: pathlib.Path) -> Iterator[None]:
+  """Tells of a full disk, and of want of memory, as of bad input."""
+  try:
+    yield
+  except (UserError, Interrupted):
+    raise
+  except Exception as error:
+    fault = _fault(error, workdir)
+    if fault is None:
+      raise
+    raise UserError(fault) from error
+
+
+def _fault(error, workdir) -> str | None:
+  no_memory = 'RESOURCE_EXHAUSTED: Out of memory' in str(error)
+  if no_memory or isinstance(error, MemoryError):
+    return (
+      f'out of memory ({first_line(error)}); lower --batch_size or the size of '
+      'the networks, in a new --workdir'
+    )
+  refused = files.refusal(error, workdir)
+  return refused and (
+    f'the file system refuses {refused}; make room, or put back what is gone, '
+    'and run the same command again to go on'
+  )
 
 
 # Those of classes to tell apart, which are read without further options.

@@ -1,14 +1,17 @@
 """A run's start: CPU devices, CUDA's settings, kept programs, time taken."""
 
 import collections
+import functools
 import glob
 import importlib.util
 import os
 import pathlib
+import sys
 import time
 import warnings
 
 import jax
+from absl import logging
 
 from lit_jax.errors import UserError
 from lit_jax.training.interrupt import Observer
@@ -169,6 +172,25 @@ def keep_programs(workdir: pathlib.Path) -> None:
   warnings.filterwarnings(
     'ignore', 'Error (reading|writing) persistent compilation cache'
   )
+
+
+def quiet() -> None:
+  """Leaves it to the run to tell what went wrong.
+
+  Orbax tells of every file that it writes, and of errors with tracebacks that
+  it raises as well.
+  """
+  logging.set_verbosity(logging.FATAL)
+  sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
+
+
+def _unraisable(tell, found):
+  """Passes over what TensorStore's threads raise after a write has failed.
+
+  Orbax raises that failure, and no longer waits for its other writes.
+  """
+  if str(found.exc_value) != 'Event loop is closed':
+    tell(found)
 
 
 class FirstSteps(Observer):
