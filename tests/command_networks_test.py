@@ -259,7 +259,7 @@ def test_all_data_sets_are_listed(lit_jax_command, monkeypatch):
     ('moon_nets:plain', "missing a required argument: 'depth'"),
     ('moon_nets:plain,dept=1', "unknown option of moon_nets:plain 'dept'"),
     ('moon_nets:plain,classes=a', "classes is 'a'; it must be an integer"),
-    ('moon_nets:broken', 'moon_nets:broken: the moon is'),
+    ('moon_nets:broken', 'model moon_nets:broken: the moon is'),
     ('moon_nets:anything,a=1', 'it returns a dict, not a BlockNet'),
     ('resnet,base_width=4', "unknown option of resnet 'base_width'"),
     ('resnet,depth=8,classes=-3', 'cannot read its example'),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 
@@ -208,6 +209,29 @@ def test_damaged_facts_of_the_data_are_refused(compressed, tmp_path):
   with pytest.raises(UserError, match='data.json is damaged'):
     run(tmp_path)
   assert path.read_text() == '{"a":'
+
+
+def test_networks_that_are_none(tmp_path):
+  spec = {'family': 'resnet', 'depth': 8, 'input_shape': [4, 4, 2]}
+  facts = saved.Facts(spec, 'mine', [], {'kind': 'as is'}, 'fp32', '', {})
+  variables = jax.tree.map(
+    lambda leaf: np.ones(leaf.shape, leaf.dtype),
+    blocks.shapes(models.build(spec)),
+  )
+  saved.save(tmp_path / 'net', facts, variables)
+  for teacher, student, given, words in (
+    ({'depth': 8}, plain(1), None, 'a network of the family None'),
+    (plain(2), [plain(1)], None, 'student: a list is no BlockNet'),
+    (tmp_path / 'none', plain(1), None, 'no readable network in'),
+    (tmp_path / 'net', plain(1), variables, 'leave teacher_variables out'),
+    (tmp_path / 'net', plain(1), None, 'has the shape (10,), and own has 3'),
+  ):
+    with pytest.raises(UserError, match=re.escape(words)):
+      lit_jax.compress(
+        teacher, student, TRAIN, TEST, tmp_path / 'run',
+        teacher_variables=given, class_names=('a', 'b', 'c'),
+      )  # fmt: skip
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from lit_jax import models
 from lit_jax.blocks import BlockNet
 from lit_jax.command import family
-from lit_jax.errors import UserError, near, reason, shown
+from lit_jax.errors import UserError, near, shown
 from lit_jax.networks import saved
 from lit_jax.runs import checks, teachers
 from lit_jax.training.precision import policy
@@ -61,14 +61,9 @@ class Named(NamedTuple):
     """The network, computing in that precision.
 
     Raises:
-      UserError: its options do not fit together, or it cannot read its example.
+      UserError: as `models.build`, or it cannot read its example.
     """
-    try:
-      net = models.build(self.spec, policy(precision).dtype)
-    except UserError:
-      raise
-    except Exception as error:  # A function of one's own may raise anything.
-      raise UserError(f'{self.text}: {reason(error)}') from error
+    net = models.build(self.spec, policy(precision).dtype)
     checks.check_reads(self.text, net)
     return net
 
@@ -78,8 +73,8 @@ def find(text: str, usual: Mapping[str, Any] | None = None) -> Named:
 
   Args:
     text: the name, as at the head of this file.
-    usual: values of `classes` and `input_shape` that a family is built with
-      where its name does not say; by default the family's own.
+    usual: options in `family.SHARED` that a family is built with where its name
+      does not say; by default the family's own.
 
   Raises:
     UserError: there is no such network, family or option, a value is of another

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError, imported, shown
+from lit_jax.errors import UserError, imported, reason, shown
 from lit_jax.models import resnet, stargan, vdcnn
 
 FAMILIES = {
@@ -30,7 +30,8 @@ def build(spec: Spec | BlockNet, dtype: Any = jnp.float32) -> BlockNet:
     dtype: of the computation, for functions that take one.
 
   Raises:
-    UserError: an unknown family or option, or none.
+    UserError: an unknown family or option, or none; or whatever the function
+      raises, in a line.
   """
   if isinstance(spec, BlockNet):
     return spec
@@ -49,7 +50,12 @@ def build(spec: Spec | BlockNet, dtype: Any = jnp.float32) -> BlockNet:
     inspect.signature(function).bind(**options)
   except TypeError as error:
     raise UserError(f'model {family}: {error}') from None
-  net = function(**options)
+  try:
+    net = function(**options)
+  except UserError:
+    raise
+  except Exception as error:  # A function of one's own may raise anything.
+    raise UserError(f'model {family}: {reason(error)}') from error
   if not isinstance(net, BlockNet):
     raise UserError(
       f'model {family}: it returns a {type(net).__name__}, not a BlockNet'
