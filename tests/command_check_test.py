@@ -10,6 +10,7 @@ from flax import linen as nn
 from lit_jax import blocks, models
 from lit_jax.blocks import BlockNet, Cut
 from lit_jax.command import network, pair, pair_text
+from lit_jax.errors import UserError
 from lit_jax.networks.latency import Latency
 from lit_jax.networks.summary import summary
 from lit_jax.runs import rehearsal
@@ -222,6 +223,40 @@ def test_everything_is_printed(lit_jax_command, monkeypatch):
   assert all(len(line) <= 80 for line in out.splitlines())
 
 
+class Broken(nn.Module):
+  """A part that cannot be trained."""
+
+  @nn.compact
+  def __call__(self, h, train=False):
+    if train:
+      raise ValueError('the moon is\nfull')
+    return nn.Dense(3)(h)
+
+
+class OwnNorm(nn.Module):
+  """A part whose batch statistics the devices do not share."""
+
+  @nn.compact
+  def __call__(self, h, train=False):
+    mean = self.variable('batch_stats', 'mean', np.zeros, h.shape[-1:])
+    return nn.Dense(3)(h - mean.value[None])
+
+
+@pytest.mark.parametrize(
+  'part, fault',
+  [
+    (Broken(), 'a training step of the two cannot be made (the moon is)'),
+    (OwnNorm(), 'the 2 devices would not share'),
+  ],
+)
+def test_networks_that_cannot_be_trained(part, fault):
+  example = jax.ShapeDtypeStruct((4,), np.float32)
+  net = BlockNet(Part(), (part,), Broken(), example)
+  with pytest.raises(UserError) as caught:
+    pair.trained({'teacher': net, 'student': net}, 4, 'fp32', 100)
+  assert fault in str(caught.value)
+
+
 def test_networks_that_tell_no_classes(check, monkeypatch, capsys):
   monkeypatch.setattr(pair, 'inferred', lambda *args: None)
   small = 'width=4,image_size=16'
@@ -238,7 +273,7 @@ def test_networks_that_tell_no_classes(check, monkeypatch, capsys):
     ((TEACHER, STUDENT, '--batch_size=x'), 'invalid int value'),
     ((TEACHER, STUDENT, '--batch_size=0'), 'batch size 0'),
     ((TEACHER, STUDENT, '--batch_size=3'), 'batch size 3 is not divisible'),
-    ((TEACHER, STUDENT, '--examples=0'), '--examples is 0'),
+    ((TEACHER, STUDENT, '--examples=0'), '--examples is 0, fewer than the 128'),
     ((TEACHER, STUDENT, '--precision=fp8'), "unknown precision 'fp8'"),
   ],
 )

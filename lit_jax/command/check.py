@@ -77,9 +77,12 @@ def run(options: argparse.Namespace) -> None:
   """
   # First, for a saved network is read by JAX.
   devices.use(options.batch_size)
-  if options.examples < 1:
-    raise UserError(f'--examples is {options.examples}; it must be at least 1')
   check_batch(options.batch_size)
+  if options.examples < options.batch_size:
+    raise UserError(
+      f'--examples is {options.examples}, fewer than the {options.batch_size} '
+      'of a batch; give those of an epoch'
+    )
   teacher = network.find(options.teacher)
   student = network.find(options.student, teacher.shared)
   named = {'teacher': teacher, 'student': student}

@@ -9,6 +9,7 @@ import jax
 from lit_jax import blocks
 from lit_jax.blocks import BlockNet
 from lit_jax.command.network import Named
+from lit_jax.errors import UserError, reason
 from lit_jax.networks import latency
 from lit_jax.networks.summary import summary
 from lit_jax.runs.rehearsal import rehearse
@@ -69,12 +70,21 @@ def trained(
     examples: of an epoch, whose last part batch is left out.
 
   Raises:
-    UserError: as `rehearse`.
+    UserError: as `rehearse`, or a network that cannot be trained.
   """
-  found = measured(
-    'the training step',
-    lambda: rehearse(nets['teacher'], nets['student'], batch_size, precision),
-  )
+
+  def step():
+    try:
+      return rehearse(nets['teacher'], nets['student'], batch_size, precision)
+    except (UserError, jax.errors.JaxRuntimeError, MemoryError):
+      raise
+    except Exception as error:  # Modules of one's own may raise anything.
+      raise UserError(
+        f'a training step of the two cannot be made ({reason(error)}); their '
+        'parts are called as part(h, train)'
+      ) from error
+
+  found = measured('the training step', step)
   if found is None:
     return None
   median, *quartiles = (time / 1e3 for time in found.step)

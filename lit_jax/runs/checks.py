@@ -36,7 +36,7 @@ def check(job: Job) -> Teacher | None:
     net, method = job.build(student.network), student.method
     phases.check_method(method, net, job.task.learners, steps)
     _check_output_loss(job, method)
-    _check_statistics(net)
+    check_statistics(net)
     if student.teacher not in known:
       raise UserError(
         f'{method.name} has the teacher {student.teacher!r}, which is no '
@@ -56,7 +56,7 @@ def check(job: Job) -> Teacher | None:
     teacher = teachers.given(job)
     _check_others(job, teacher)
     return teacher
-  _check_statistics(teacher)
+  check_statistics(teacher)
   phases.check_method(job.teacher_method, teacher, job.task.learners, steps)
   _check_output_loss(job, job.teacher_method)
   _check_labels_alone('the teacher', job.teacher_method)
@@ -205,8 +205,8 @@ def _words(tree):
   return texts if isinstance(texts, str) else str(texts)
 
 
-def _check_statistics(net: BlockNet) -> None:
-  """Batch statistics that many devices would not share must not go unseen."""
+def check_statistics(net: BlockNet) -> None:
+  """Raises UserError for batch statistics that the devices would not share."""
   if jax.device_count() == 1:
     return
   kinds = unshared_statistics(lambda: blocks.shapes(net))

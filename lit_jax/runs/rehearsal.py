@@ -12,7 +12,7 @@ from lit_jax.data.dataset import Dataset, Split
 from lit_jax.data.preprocess import AsIs
 from lit_jax.networks import latency
 from lit_jax.objectives import Objective
-from lit_jax.runs import train
+from lit_jax.runs import checks, train
 from lit_jax.runs.compress import OBJECTIVE, STEPS_PER_CALL, usual_phases
 from lit_jax.runs.phases import Method, Training
 from lit_jax.tasks.classify import Classify
@@ -58,11 +58,14 @@ def rehearse(
     objective: of the phase.
 
   Raises:
-    UserError: a batch that does not go round among the devices.
+    UserError: a batch that does not go round among the devices, or norms whose
+      statistics these would not share.
     jax.errors.JaxRuntimeError: the device cannot, for instance for want of
       memory.
   """
   devices.check_batch(batch_size)
+  for net in (teacher, student):
+    checks.check_statistics(net)
   phase, first = _phase(teacher, student, batch_size, precision, objective)
   program, constants, state = loop.prepared(phase, first)
   superbatch = devices.shard_superbatch(phase.feed.superbatch(0))
