@@ -89,29 +89,33 @@ def run(options: argparse.Namespace) -> None:
   startup.quiet()
   # Before all else, for a saved network is read by JAX.
   devices.use(options.batch_size)
+  workdir = pathlib.Path(options.workdir).expanduser()
+  observer = startup.FirstSteps()
+  with stop_on_signals(observer), _told(workdir):
+    results = _compressed(options, workdir, observer)
+  show(results, workdir / PAGE)
+
+
+def _compressed(options, workdir, observer) -> dict[str, Any]:
   dataset = _dataset(options)
   teacher = network.find(options.teacher, arrays.facts(dataset))
   student = network.find(options.student, teacher.shared)
-  workdir = pathlib.Path(options.workdir).expanduser()
   weights = {name: getattr(options, name) for name, _ in _WEIGHTS}
   startup.keep_programs(workdir)
-  observer = startup.FirstSteps()
-  with stop_on_signals(observer), _told(workdir):
-    results = compress(
-      teacher.given,
-      student.given,
-      dataset.splits['train'],
-      dataset.splits['test'],
-      workdir,
-      objective=OBJECTIVE.replace(**weights),
-      preprocess=dataset.preprocess,
-      precision=options.precision,
-      class_names=dataset.class_names,
-      data_name=dataset.name,
-      observer=observer,
-      **{name: getattr(options, name) for name, *_ in _TAKEN},
-    )
-  show(results, workdir / PAGE)
+  return compress(
+    teacher.given,
+    student.given,
+    dataset.splits['train'],
+    dataset.splits['test'],
+    workdir,
+    objective=OBJECTIVE.replace(**weights),
+    preprocess=dataset.preprocess,
+    precision=options.precision,
+    class_names=dataset.class_names,
+    data_name=dataset.name,
+    observer=observer,
+    **{name: getattr(options, name) for name, *_ in _TAKEN},
+  )
 
 
 @contextlib.contextmanager
