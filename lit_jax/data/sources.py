@@ -108,8 +108,8 @@ _KINDS = (
   ),
 )
 NAMES = tuple(name for kind in _KINDS for name in kind.names)
-# The data sets of lit_jax itself.
 _PACKAGE = 'the package itself'
+# Where each is read from, as `lit-jax data` tells it.
 _PLACES = {
   'cifar10': 'prepared by TFDS, or cifar-10-binary.tar.gz, else fetched',
   'cifar100': 'prepared by TFDS, or cifar-100-binary.tar.gz, else fetched',
