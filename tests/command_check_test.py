@@ -72,7 +72,10 @@ def test_blocks_that_are_equal_can_be_copied(check):
 
 
 def test_a_student_has_its_teachers_input_and_classes(check):
-  found = check('resnet,classes=3,input_shape=8x8x1', 'resnet', '--no_measure')
+  found = check(
+    'resnet,units=1:1:1,classes=3,input_shape=8x8x1', 'resnet,units=1:1:1',
+    '--no_measure',
+  )  # fmt: skip
   assert found['fits']
   cuts = {cut['part']: cut['student'] for cut in found['cuts']}
   assert cuts['head'] == [3] and cuts['input'] == '(8, 8, 1) float32'
@@ -95,7 +98,7 @@ def test_all_cuts_that_differ_are_told(check, lit_jax_command):
 
 def test_another_number_of_blocks(lit_jax_command):
   code, out, err = lit_jax_command(
-    'check', 'vdcnn,depth=9,input_shape=64,k=2', 'resnet,input_shape=8x8x1'
+    'check', 'vdcnn,depth=9,input_shape=64,k=2', f'resnet,depth=8,{SIZE}'
   )
   assert code == 2
   assert 'read different inputs' in err and err.count('\n') == 1
