@@ -204,7 +204,8 @@ def reported(results, told):
 @given(CHANGES)
 def test_pages(changes):
   results = _changed(changes)
-  for row in results['rows'] if isinstance(results['rows'], list) else ():
+  rows = results.get('rows')
+  for row in rows if isinstance(rows, list) else ():
     if isinstance(row, dict):
       row.pop('ir_error', None)
   reported(results, [])
