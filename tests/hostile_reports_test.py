@@ -192,6 +192,7 @@ def reported(results, told):
 
 
 @cases(0.2)
+@example([(('rows', 0, 'sheets'), None, False)])
 @example([(SHEET, '../../beside', True)])
 @example([(SHEET, '\ud800', True)])
 @example([((*SHEET, 'truth'), 5, False)])

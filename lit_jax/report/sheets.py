@@ -41,15 +41,20 @@ def draw(
     examples: shown at most.
   """
   shown = [r for r in found if r.epochs or r.method == TEACHER]
-  titles = dict.fromkeys(t for r in shown for t in r.value('sheets', {}))
+  titles = dict.fromkeys(title for row in shown for title in _sheets(row))
   drawn = {title: _joined(workdir, shown, title, examples) for title in titles}
   return {title: png for title, png in drawn.items() if png}
+
+
+def _sheets(row: Row) -> dict[str, Any]:
+  # null says as much as nothing.
+  return row.value('sheets') or {}
 
 
 def _joined(workdir, shown, title, examples) -> bytes | None:
   tiles, headings = [], []
   for row in shown:
-    sheet = row.value('sheets', {}).get(title)
+    sheet = _sheets(row).get(title)
     if sheet is None:
       continue
     headings = headings or [str(c)[:_LETTERS] for c in sheet['columns']]
