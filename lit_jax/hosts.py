@@ -81,7 +81,9 @@ def start(
     jax.distributed.initialize(
       **given,
       initialization_timeout=patience,
-      heartbeat_timeout_seconds=2 * patience,
+      # `watch` is to speak first, and JAX only where it cannot: its heartbeats
+      # are half of this apart, and it aborts from then on.
+      heartbeat_timeout_seconds=4 * patience,
       shutdown_timeout_seconds=patience,
     )
   except Exception as error:  # JAX and gRPC raise many kinds.
