@@ -216,7 +216,7 @@ def test_the_table_has_means_and_deviations():
     ((), '--workdir=DIR'),
     (('--workdir=x', '--weights=none'), 'none/config.json cannot be read'),
     (('--workdir=x', '--method=kd'), "'kd'"),
-    (('--workdir=x', '--seeds=a'), "'a', which is no integer"),
+    (('--workdir=x', '--init_seeds=a'), "'a', which is no integer"),
     (('--workdir=x', '--length=0'), '--length'),
   ],
 )

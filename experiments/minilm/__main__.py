@@ -40,7 +40,7 @@ from lit_jax.training.state import STUDENT
 
 _WEIGHTS = flags.DEFINE_string('weights', '', "The teacher's folder.")
 _METHODS = flags.DEFINE_string('method', 'lit,distil', 'A comma list.')
-_SEEDS = flags.DEFINE_list('seeds', '0,1,2', 'A comma list.')
+_SEEDS = flags.DEFINE_list('init_seeds', '0,1,2', 'A comma list.')
 _START = flags.DEFINE_enum(
   'start', 'kept', ['kept', 'drawn'], 'Layers of the teacher, or drawn values.'
 )
@@ -127,7 +127,7 @@ def _seed(text: str) -> int:
   try:
     return int(text)
   except ValueError:
-    raise UserError(f'--seeds has {text!r}, which is no integer') from None
+    raise UserError(f'--init_seeds has {text!r}, which is no integer') from None
 
 
 def _weights() -> pathlib.Path:

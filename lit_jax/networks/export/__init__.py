@@ -6,6 +6,7 @@ where that gives the student's classes and logits.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -175,25 +176,21 @@ def _rounded(student, exact, inputs: students.Inputs) -> Rounded:
 
 def _timed(both, kind, raw, preprocess) -> tuple[Times, ...]:
   """Of two files, the student's and another, as their reader runs them."""
-  runs = [kind.read(path, own, preprocess) for path, own in both.items()]
-  fed = [raw if preprocess else students.fed(own, raw) for own in both.values()]
-
-  def ready(run, x):
-    run(x)
-    return lambda: run(x)
-
-  return tuple(
-    Times(
-      batch,
-      *interleaved(
-        [
-          ready(*own)
-          for own in zip(runs, [x[:batch] for x in fed], strict=True)
-        ]
-      ),
+  runs = [
+    (
+      kind.read(path, own, preprocess),
+      raw if preprocess else students.fed(own, raw),
     )
-    for batch in _TIMED
-  )
+    for path, own in both.items()
+  ]
+  return tuple(_taking_turns(runs, batch) for batch in _TIMED)
+
+
+def _taking_turns(runs, batch) -> Times:
+  passes = [functools.partial(run, x[:batch]) for run, x in runs]
+  for run in passes:
+    run()  # compiles
+  return Times(batch, *interleaved(passes))
 
 
 @contextlib.contextmanager
