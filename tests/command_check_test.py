@@ -139,6 +139,7 @@ def nets():
   return {role: models.build(size | own) for role, own in spec.items()}
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_compress(nets, monkeypatch):
   seen = []
   prepare = loop.prepared

@@ -151,6 +151,7 @@ def test_another_command_in_the_same_workdir_is_refused(workdir, run):
   assert code == 2 and 'made with another configuration: phases was' in err
 
 
+@pytest.mark.slow
 def test_a_saved_teacher_brings_weights_and_normalisation(
   workdir, files, lit_jax_command, tmp_path
 ):
@@ -174,6 +175,7 @@ def test_a_saved_teacher_brings_weights_and_normalisation(
   assert bound['teacher'] == before.digest
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(run, monkeypatch, tmp_path):
   tell = startup.FirstSteps.first_call
 

@@ -143,6 +143,7 @@ def test_stem_and_head_start_as_the_teachers(compressed, begun, tmp_path):
     _assert_equal(begun['lit', 'lit']['params'][part], teacher['params'][part])
 
 
+@pytest.mark.slow
 def test_a_student_begins_as_it_is_given(compressed, begun, tmp_path):
   workdir, _ = compressed
   _, teacher = saved.load(workdir / 'teacher' / 'teacher', plain(2))

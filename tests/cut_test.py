@@ -254,6 +254,7 @@ def test_networks_are_equal_where_module_and_cuts_are(network):
   assert net != other
 
 
+@pytest.mark.slow
 def test_transformations_of_a_cut_network():
   module, net, _ = resnet(1)
   x = inputs(net)
@@ -288,6 +289,7 @@ def test_devices_share_the_batch_statistics():
 
 
 @pytest.mark.usefixtures('quick')
+@pytest.mark.slow
 def test_a_cut_module_is_compressed(tmp_path):
   module, teacher, _ = resnet(2)
   small, student, _ = resnet(1)

@@ -153,6 +153,7 @@ def _errors(workdir):
   return [row['ir/blocks_1'] for row in told if 'ir/blocks_1' in row]
 
 
+@pytest.mark.slow
 def test_lit_needs_no_labels(compress, teacher, tmp_path):
   found, own = compress(tmp_path / 'one')
   assert [row['method'] for row in found] == ['teacher', 'lit']

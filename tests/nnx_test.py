@@ -223,6 +223,7 @@ def test_dropout_in_training_is_refused():
 
 
 @pytest.mark.usefixtures('quick')
+@pytest.mark.slow
 def test_nnx_modules_are_compressed_and_loaded_again(tmp_path):
   x = images(24)
   y = np.random.default_rng(0).integers(0, CLASSES, 24, np.int32)
