@@ -18,7 +18,6 @@ from typing import NoReturn
 import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
-from rich.console import Console
 
 from experiments import recipes
 from lit_jax import files, hosts, report
@@ -217,8 +216,7 @@ def _run(build, argv: Sequence[str], observer: Observer) -> None:
     if processes == 1:
       start(config, workdir)
     results = runner.train_and_report(build(config), workdir, observer)
-  Console().print(report.table(results))
-  print(f'report: {workdir / "report.html"}')
+  report.show(results, workdir / report.PAGE)
 
 
 def configured(

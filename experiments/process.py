@@ -1,6 +1,10 @@
-"""A process that holds an object of a benchmark, seen from outside."""
+"""A process that holds an object of a benchmark, seen from outside.
+
+And where several processes of this machine can meet.
+"""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +14,13 @@ from typing import Any
 from absl import flags
 
 from lit_jax.errors import UserError
+
+
+def free_address() -> str:
+  """HOST:PORT of this machine that nobody uses yet."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    return f'localhost:{free.getsockname()[1]}'
 
 
 class Process:

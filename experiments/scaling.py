@@ -14,7 +14,6 @@ of it is measured.
 import contextlib
 import math
 import os
-import socket
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent import futures
@@ -24,7 +23,7 @@ import rich.box
 import rich.table
 
 from experiments import ours
-from experiments.process import Process
+from experiments.process import Process, free_address
 from lit_jax import hosts
 from lit_jax.errors import UserError
 
@@ -124,9 +123,7 @@ class Together:
   """Processes that take their turns at the same time."""
 
   def __init__(self, count: int, settings: Mapping[str, Any]):
-    with socket.socket() as free:
-      free.bind(('localhost', 0))
-      address = f'localhost:{free.getsockname()[1]}'
+    address = free_address()
     self._pool = futures.ThreadPoolExecutor(count)
 
     def start(index):

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 from flax.core import freeze, unfreeze
 from jax.core import Tracer
 
-from lit_jax.errors import UserError
+from lit_jax.errors import UserError, reason
 
 Train = bool | Collection[str]
 
@@ -105,6 +106,24 @@ def draw(module: nn.Module, key: jax.Array, inputs: Any) -> dict[str, Any]:
   # Within a larger program there are no options of one's own.
   init = module.init if isinstance(key, Tracer) else _compiled(module)
   return {'batch_stats': {}} | dict(init(key, jax.tree.map(_zeros, inputs)))
+
+
+def put(module: nn.Module, values: Mapping[tuple[str, ...], Any]) -> None:
+  """Sets a bound module's variables: by collection and path, all of a name."""
+  for collection, tree in traverse_util.unflatten_dict(values).items():
+    for name, value in tree.items():
+      module.put_variable(collection, name, value)
+
+
+def check_hashable(what: str, value: Any) -> None:
+  """Raises UserError unless programs can be found by what modules hold."""
+  try:
+    hash(value)
+  except TypeError as error:
+    raise UserError(
+      f'{what} cannot be hashed ({reason(error)}), by which programs are '
+      'found; give it tuples, no lists or arrays'
+    ) from error
 
 
 # Compiled once a module. Drawing many kernels takes seconds to compile, and

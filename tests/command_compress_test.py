@@ -235,7 +235,7 @@ def given(monkeypatch):
     return {'rows': []}
 
   monkeypatch.setattr(compress, 'compress', take)
-  monkeypatch.setattr(compress, 'show', lambda results, page: None)
+  monkeypatch.setattr(compress.report, 'show', lambda results, page: None)
   return seen
 
 

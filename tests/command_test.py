@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import state_dicts
+from commands import COMMANDS, assert_listed
 
 from lit_jax import models
 from lit_jax.data.dataset import Dataset, Split
@@ -128,12 +129,8 @@ def test_bad_input_is_a_line_and_code_2(weights, lit_jax_command, tmp_path):
 def test_help_lists_what_there_is(lit_jax_command):
   code, out, _ = lit_jax_command('--help')
   assert code == 0
-  commands = (
-    'check', 'compress', 'summary', 'import', 'export', 'report', 'models',
-    'data',
-  )  # fmt: skip
-  for name in commands:
-    assert f'\n    {name} ' in out
+  assert_listed(out)
+  for name in COMMANDS:
     assert lit_jax_command(name, '--help')[0] == 0
   code, out, _ = lit_jax_command('import', '--help')
   assert code == 0

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import jax
 import processes
 import pytest
 
+from experiments.process import free_address
 from lit_jax.networks import saved
 from lit_jax.training.interrupt import Observer
 
@@ -39,12 +39,6 @@ def start(folder, task, fault='', seconds=SECONDS):
     )
     for i in range(2)
   ]
-
-
-def free_address():
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    return f'localhost:{free.getsockname()[1]}'
 
 
 def begun(folder, arguments, **variables):

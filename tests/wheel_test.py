@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import assert_listed
 
 ROOT = pathlib.Path(__file__).parents[1]
 PARTS = (
@@ -71,12 +72,7 @@ def test_commands_of_a_wheel(installed):
   script = str(installed / 'bin' / 'lit-jax')
   code, out, err = _run(installed, script, '--help')
   assert (code, err) == (0, '')
-  commands = (
-    'check', 'compress', 'summary', 'import', 'export', 'report', 'models',
-    'data',
-  )  # fmt: skip
-  for name in commands:
-    assert f'\n    {name} ' in out
+  assert_listed(out)
   code, out, err = _run(installed, script, 'models')
   assert (code, err) == (0, '')
   assert out.startswith('resnet depth:int=20 ')

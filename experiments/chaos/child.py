@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.chaos.moments import BEGIN, Moment, seen
+from experiments.process import free_address
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _RIGHTS = 'setpriv', '--bounding-set=-dac_override,-dac_read_search'
@@ -61,9 +61,7 @@ def _together(count) -> list[list[str]]:
   """The flags of each process, by which they find each other."""
   if count == 1:
     return [[]]
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
+  address = free_address()
   return [
     [
       f'--coordinator_address={address}', f'--num_processes={count}',
@@ -130,16 +128,17 @@ class Child:
 
   def send(self, number: int, index: int | None = None) -> None:
     """Sends a signal to the group of one process, or to all groups."""
-    for i, process in enumerate(self._processes):
-      if index in (None, i):
-        with contextlib.suppress(ProcessLookupError):
-          os.killpg(process.pid, number)
+    for process in self._those(index):
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
   def ask(self, index: int | None = None) -> None:
     """Asks one process, or all, to stop, as `kill PID` does."""
-    for i, process in enumerate(self._processes):
-      if index in (None, i):
-        process.terminate()
+    for process in self._those(index):
+      process.terminate()
+
+  def _those(self, index):
+    return self._processes if index is None else [self._processes[index]]
 
   def wait(
     self, seconds: float = _PATIENCE_SECONDS, without: int | None = None

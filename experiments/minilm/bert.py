@@ -6,7 +6,6 @@ which a layer knows it, so that a block reads its IR alone.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -22,7 +21,7 @@ from flax.traverse_util import unflatten_dict
 from lit_jax import blocks
 from lit_jax.blocks import BlockNet
 from lit_jax.errors import UserError, reason
-from lit_jax.files import parse_json
+from lit_jax.files import read_json
 from lit_jax.networks import foreign
 
 PADDING = 0
@@ -155,13 +154,13 @@ def read(
 
 def _sizes(path) -> Sizes:
   try:
-    found = parse_json(path.read_bytes())
+    found = read_json(path)
     return Sizes(**{f.name: found[f.name] for f in dataclasses.fields(Sizes)})
   except OSError as error:
     raise UserError(
       f'{path} cannot be read ({reason(error)}); {_FIX}'
     ) from None
-  except (KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
+  except (KeyError, TypeError, ValueError) as error:
     raise UserError(f'{path}: {reason(error)}; {_FIX}') from None
 
 

@@ -10,7 +10,6 @@ from lit_jax.blocks import BlockNet, check_pair
 from lit_jax.command import devices, network, pair, pair_text
 from lit_jax.errors import UserError
 from lit_jax.training.devices import check_batch
-from lit_jax.training.precision import POLICIES
 
 _DESCRIPTION = """\
 Says whether TEACHER and STUDENT fit, and what LIT will cost and gain.
@@ -45,16 +44,11 @@ def define(commands: Any) -> None:
     'check', help='whether a pair fits, its cost and gain',
     description=_DESCRIPTION,
   )  # fmt: skip
+  network.add_pair(parser)
   add = parser.add_argument
-  add('teacher', metavar='TEACHER', help=network.HELP)
-  add('student', metavar='STUDENT', help='likewise')
   add(
     '--batch_size', type=int, default=128, metavar='N',
     help='of a training step, and of inference beside 1 (default: 128)',
-  )  # fmt: skip
-  add(
-    '--precision', default='fp32', metavar='|'.join(POLICIES),
-    help='that the networks compute in (default: fp32)',
   )  # fmt: skip
   add(
     '--examples', type=int, default=50000, metavar='N',

@@ -7,17 +7,14 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from lit_jax import files
+from lit_jax import files, report
 from lit_jax.command import arrays, devices, network
-from lit_jax.command.report import show
 from lit_jax.data import sources
 from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError, choose, first_line
-from lit_jax.report import PAGE
 from lit_jax.runs.compress import OBJECTIVE, compress
 from lit_jax.training import startup
 from lit_jax.training.interrupt import Interrupted, stop_on_signals
-from lit_jax.training.precision import POLICIES
 
 _DESCRIPTION = """\
 Compresses a classifier by LIT, and fine-tunes it: lit_jax.compress.
@@ -52,9 +49,8 @@ def define(commands: Any) -> None:
   parser = commands.add_parser(
     'compress', help='train a shallower network', description=_DESCRIPTION
   )
+  network.add_pair(parser)
   add = parser.add_argument
-  add('teacher', metavar='TEACHER', help=network.HELP)
-  add('student', metavar='STUDENT', help='likewise')
   add('--workdir', required=True, metavar='DIR', help='the folder of the run')
   add('--train', metavar='FILE.npz', help='examples to learn from')
   add('--test', metavar='FILE.npz', help='examples to be judged by')
@@ -66,10 +62,6 @@ def define(commands: Any) -> None:
       f'--{name}', type=kind, default=default, metavar=letter,
       help=f'{words} (default: {default})',
     )  # fmt: skip
-  add(
-    '--precision', default='fp32', metavar='|'.join(POLICIES),
-    help='that the networks compute in (default: fp32)',
-  )  # fmt: skip
   for name, words in _WEIGHTS:
     default = getattr(OBJECTIVE, name)
     add(
@@ -93,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
   observer = startup.FirstSteps()
   with stop_on_signals(observer), _told(workdir):
     results = _compressed(options, workdir, observer)
-  show(results, workdir / PAGE)
+  report.show(results, workdir / report.PAGE)
 
 
 def _compressed(options, workdir, observer) -> dict[str, Any]:

@@ -10,6 +10,7 @@
 `family.py` says how the last two are read.
 """
 
+import argparse
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,13 +21,24 @@ from lit_jax.command import family
 from lit_jax.errors import UserError, near, shown
 from lit_jax.networks import saved
 from lit_jax.runs import checks, teachers
-from lit_jax.training.precision import policy
+from lit_jax.training.precision import POLICIES, policy
 
 HELP = (
   'a folder of a saved network, or of a run, whose teacher is then meant; '
   'FAMILY,KEY=VALUE,… such as resnet,depth=20,units=18:3:3; or the import path '
   'of a function, my_package.nets:plain,depth=3'
 )
+
+
+def add_pair(parser: argparse.ArgumentParser) -> None:
+  """Adds what commands of two networks take: their names, and a precision."""
+  add = parser.add_argument
+  add('teacher', metavar='TEACHER', help=HELP)
+  add('student', metavar='STUDENT', help='likewise')
+  add(
+    '--precision', default='fp32', metavar='|'.join(POLICIES),
+    help='that the networks compute in (default: fp32)',
+  )  # fmt: skip
 
 
 class Named(NamedTuple):

@@ -4,8 +4,6 @@ import argparse
 import pathlib
 from typing import Any
 
-from rich.console import Console
-
 from lit_jax import report
 
 _DESCRIPTION = """\
@@ -32,14 +30,4 @@ def run(options: argparse.Namespace) -> None:
     UserError: as `report.write_html`.
   """
   workdir = pathlib.Path(options.workdir).expanduser()
-  show(report.read_results(workdir), report.write_html(workdir))
-
-
-def show(results: report.Results, page: pathlib.Path) -> None:
-  """Prints the table of a run, and where its page is.
-
-  Raises:
-    UserError: a field of the results is missing or of the wrong type.
-  """
-  Console().print(report.table(results))
-  print(f'report: {page}')
+  report.show(report.read_results(workdir), report.write_html(workdir))

@@ -10,8 +10,9 @@ from flax import linen as nn
 from flax import traverse_util
 from flax.core import freeze
 
+from lit_jax import blocks
 from lit_jax.blocks import BlockNet
-from lit_jax.errors import UserError, reason, shown
+from lit_jax.errors import UserError, shown
 from lit_jax.networks import chain as chains
 from lit_jax.networks.chain import IN, Chain
 
@@ -31,7 +32,7 @@ class Part(nn.Module):
   def __call__(self, h, train=False):
     chain, index = self.chain, self.index
     if self.is_initializing():
-      self._put(chains.drawn(chain, index, self.make_rng('params')))
+      blocks.put(self, chains.drawn(chain, index, self.make_rng('params')))
     own = chains.flat(self.variables)
     owners = chains.owners(chain)
     others = {
@@ -42,13 +43,8 @@ class Part(nn.Module):
     traced = chains.trace(chain, index, train, given, others, statistics)
     output, new = traced(given)
     if train and not self.is_initializing():
-      self._put(new)
+      blocks.put(self, new)
     return output
-
-  def _put(self, variables):
-    for collection, tree in traverse_util.unflatten_dict(variables).items():
-      for name, value in tree.items():
-        self.put_variable(collection, name, value)
 
 
 def cut(
@@ -183,13 +179,7 @@ def _check_arguments(chain):
       f'at is {shown(at)}; name at least two submodules, each once: the first '
       'ends the stem, the last the last block'
     )
-  try:
-    hash(chain)
-  except TypeError as error:
-    raise UserError(
-      f'the module or its example cannot be hashed ({reason(error)}), by '
-      'which programs are found; give it tuples, no lists or arrays'
-    ) from error
+  blocks.check_hashable('the module or its example', chain)
   _, *known = inspect.signature(type(module).__call__).parameters.values()
   for name in chain.flags(True):
     if not any(p.name == name or p.kind is p.VAR_KEYWORD for p in known):

@@ -9,7 +9,8 @@ from flax import linen as nn
 from flax import nnx, traverse_util
 from flax.core import FrozenDict, unfreeze
 
-from lit_jax.errors import UserError, reason
+from lit_jax import blocks
+from lit_jax.errors import UserError
 from lit_jax.layers import shared_axis
 
 # Spectral norm keeps what depends on the weights alone; Flax 0.12.0 lacks it.
@@ -33,7 +34,7 @@ class NnxPart(nn.Module):
   def __call__(self, h, train=False):
     if self.is_initializing():
       drawn = _variables(self._made(self.make_rng('params')))
-      self._put({name: own[...] for name, own in drawn.items()})
+      blocks.put(self, {name: own[...] for name, own in drawn.items()})
     module = self._made()
     variables = _variables(module)
     kept: Any = self.variables
@@ -52,12 +53,13 @@ class NnxPart(nn.Module):
         'its rate to 0'
       )
     if train and not self.is_initializing():
-      self._put(
+      blocks.put(
+        self,
         {
           name: own[...]
           for name, own in variables.items()
           if name[0] == 'batch_stats'
-        }
+        },
       )
     return output
 
@@ -82,11 +84,6 @@ class NnxPart(nn.Module):
     if 'rngs' in inspect.signature(called).parameters:
       kwargs['rngs'] = nnx.Rngs(jax.random.key(0) if key is None else key)
     return make(*self.args, **kwargs)
-
-  def _put(self, values):
-    for collection, tree in traverse_util.unflatten_dict(values).items():
-      for name, value in tree.items():
-        self.put_variable(collection, name, value)
 
 
 def nnx_part(
@@ -114,14 +111,10 @@ def nnx_part(
     UserError: arguments that cannot be hashed.
   """
   part = NnxPart(make, args, FrozenDict(kwargs))
-  try:
-    hash((make, part.args, part.kwargs))
-  except TypeError as error:
-    raise UserError(
-      f'an argument of {getattr(make, "__name__", make)} cannot be hashed '
-      f'({reason(error)}), by which programs are found; give it tuples, no '
-      'lists or arrays'
-    ) from error
+  blocks.check_hashable(
+    f'an argument of {getattr(make, "__name__", make)}',
+    (make, part.args, part.kwargs),
+  )
   return part
 
 

@@ -7,7 +7,7 @@ and how. A task brings its own columns; nothing here knows what they measure.
 from lit_jax.report.columns import UNSCORED, Column, check
 from lit_jax.report.page import PAGE, read_results, write_html
 from lit_jax.report.rows import Results, Row
-from lit_jax.report.table import markdown, table
+from lit_jax.report.table import markdown, show, table
 
 __all__ = [
   'PAGE',
@@ -18,6 +18,7 @@ __all__ = [
   'check',
   'markdown',
   'read_results',
+  'show',
   'table',
   'write_html',
 ]

@@ -1,9 +1,11 @@
 """The results as a table, for the terminal and in Markdown."""
 
+import pathlib
 import re
 from collections.abc import Sequence
 
 import rich.box
+import rich.console
 import rich.table
 from rich.text import Text
 
@@ -51,6 +53,16 @@ def table(results: Results) -> rich.table.Table:
     rest = iter(line)
     out.add_row(*(_cell([next(rest) for _ in stack]) for stack in stacks))
   return out
+
+
+def show(results: Results, page: pathlib.Path) -> None:
+  """Prints the table of a run, and where its page is.
+
+  Raises:
+    UserError: as `table`.
+  """
+  rich.console.Console().print(table(results))
+  print(f'report: {page}')
 
 
 def markdown(results: Results) -> str:

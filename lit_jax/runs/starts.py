@@ -51,16 +51,12 @@ def read(job: Job, student: Student) -> Start | None:
 def digests(job: Job) -> dict[str, str]:
   """The digest of the network that each student begins as, by method."""
   return {
-    student.method.name: _digest(job, student)
+    student.method.name: teachers.digest(
+      student.variables, student.start, job.dataset.name
+    )
     for student in job.students
     if student.start or student.variables is not None
   }
-
-
-def _digest(job, student) -> str:
-  if student.variables is not None:
-    return saved.digest(_given(job, student))
-  return saved.describe(_folder(job, student)).digest
 
 
 def _given(job, student) -> Variables:

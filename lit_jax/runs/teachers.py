@@ -39,10 +39,22 @@ def given(job: Job) -> Teacher:
 
 def given_digest(job: Job) -> str:
   """The digest of the teacher that comes trained."""
-  if job.teacher_variables is not None:
-    return saved.digest(_complete(job.teacher_variables))
-  folder = given_folder(job.teacher_checkpoint, job.dataset.name)
-  return saved.describe(folder).digest
+  return digest(job.teacher_variables, job.teacher_checkpoint, job.dataset.name)
+
+
+def digest(
+  variables: Mapping[str, Any] | None, checkpoint: str, dataset_name: str
+) -> str:
+  """The digest of variables that a user gave, or else of a saved network.
+
+  Args:
+    variables: 'params', and 'batch_stats'.
+    checkpoint: as `given_folder` takes it, with the data set's name.
+    dataset_name: of the run's data.
+  """
+  if variables is not None:
+    return saved.digest(_complete(variables))
+  return saved.describe(given_folder(checkpoint, dataset_name)).digest
 
 
 def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:

@@ -130,7 +130,10 @@ def export(
       write_bytes(part, _encoded(student, kind, to, preprocess))
       write_json(_beside(part), _said(student, to, preprocess))
       inputs = students.inputs(student)
-      found = _compared(part, student, kind, inputs.raw, preprocess)
+      fed = students.fed(student, inputs.raw)
+      wanted = students.in_batches(students.run(student), fed)
+      x = inputs.raw if preprocess else fed
+      found = _compared(part, student, kind, x, wanted, preprocess)
       times = ()
       if other:
         beside_it = folder / f'other{path.suffix}'
@@ -145,7 +148,7 @@ def export(
     ) from None
   return Exported(
     path, beside, student.facts, kind.reader(), found, len(inputs.raw),
-    inputs.title, _rounded(student, exact, inputs) if int8 else None, times,
+    inputs.title, _rounded(exact, inputs, fed, wanted) if int8 else None, times,
   )  # fmt: skip
 
 
@@ -161,17 +164,15 @@ def _other(network, student: Student, kind, to, preprocess) -> Student:
   return other
 
 
-def _rounded(student, exact, inputs: students.Inputs) -> Rounded:
-  fed = students.fed(exact, inputs.raw)
-  own, wanted = (
-    students.in_batches(students.run(one), fed).argmax(1)
-    for one in (student, exact)
-  )
+def _rounded(exact: Student, inputs: students.Inputs, fed, logits) -> Rounded:
+  """What it cost to round the student whose logits these are."""
+  own = logits.argmax(1)
+  classes = students.in_batches(students.run(exact), fed).argmax(1)
   accuracy = None
   if inputs.labels is not None:
-    shares = [float((x == inputs.labels).mean()) for x in (own, wanted)]
+    shares = [float((x == inputs.labels).mean()) for x in (own, classes)]
     accuracy = shares[0], shares[1]
-  return Rounded(int((own == wanted).sum()), accuracy)
+  return Rounded(int((own == classes).sum()), accuracy)
 
 
 def _timed(both, kind, raw, preprocess) -> tuple[Times, ...]:
@@ -291,15 +292,12 @@ def _said(student, to, preprocess) -> dict[str, Any]:
   return said
 
 
-def _compared(path, student, kind, raw, preprocess) -> float:
+def _compared(path, student, kind, x, wanted, preprocess) -> float:
   """The largest difference of a file's logits from the student's.
 
   Raises:
     UserError: it cannot be read, another class is first, or it is too large.
   """
-  fed = students.fed(student, raw)
-  wanted = students.in_batches(students.run(student), fed)
-  x = raw if preprocess else fed
   try:
     run = kind.read(path, student, preprocess)
     found, few = students.in_batches(run, x), np.asarray(run(x[:_PROBED]))
