@@ -36,7 +36,8 @@ demo-gan: .venv/installed
 	  --config=experiments/configs/demo_gan.py --workdir=$(RUNS)/demo-gan
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m 'not slow'
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

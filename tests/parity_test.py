@@ -164,6 +164,13 @@ def _sgd(rate, momentum=0.0, weight_decay=0.0, frozen=()):
 ALIKE_BUT_SLOW = 'vdcnn9_k_max', 'vdcnn9_conv', 'resnext8_16'
 
 
+def _each(names, slow):
+  return [
+    pytest.param(name, marks=pytest.mark.slow if name in slow else ())
+    for name in names
+  ]
+
+
 @pytest.mark.parametrize('name', weights.PLAIN)
 def test_logits_and_irs_are_those_of_pytorch(name):
   net, seed = _network(name), _seed(name)
@@ -173,13 +180,7 @@ def test_logits_and_irs_are_those_of_pytorch(name):
   _assert_close(f'{name}/eval', _outputs(*found), FORWARD)
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=pytest.mark.slow if name in ALIKE_BUT_SLOW else ())
-    for name in weights.PLAIN
-  ],
-)
+@pytest.mark.parametrize('name', _each(weights.PLAIN, slow=ALIKE_BUT_SLOW))
 def test_training_step_is_that_of_pytorch(name):
   net, seed = _network(name), _seed(name)
   variables, superbatch = _variables(net, seed), _superbatch(name)
@@ -223,7 +224,7 @@ def _blocks_only(tree):
   }
 
 
-@pytest.mark.parametrize('case', weights.LIT)
+@pytest.mark.parametrize('case', _each(weights.LIT, slow=['lit_vdcnn']))
 def test_lit_step_is_that_of_pytorch(case):
   plan, objective, variables, teacher = _lit_setting(case)
   superbatch = _superbatch(case)
@@ -243,7 +244,7 @@ def test_lit_step_is_that_of_pytorch(case):
     assert np.array_equal(new, old), path
 
 
-@pytest.mark.parametrize('case', weights.LIT)
+@pytest.mark.parametrize('case', _each(weights.LIT, slow=['lit_resnext']))
 def test_lit_step_in_the_forms_of_accelerators(case, accelerator_forms):
   test_lit_step_is_that_of_pytorch(case)
 

@@ -74,7 +74,7 @@ def far(found, wanted):
   [
     ('resnet', 'student'),
     pytest.param('resnet', 'both', marks=pytest.mark.slow),
-    ('shortcut of 1x1', 'student'),
+    pytest.param('shortcut of 1x1', 'student', marks=pytest.mark.slow),
     pytest.param('resnext', 'student', marks=pytest.mark.slow),
   ],
 )

@@ -245,6 +245,7 @@ def test_a_given_teacher_brings_its_discriminator(celeba, taught, tmp_path):
   assert {'critic/penalty', 'generator/fake', 'loss'} <= set(tuned[-1])
 
 
+@pytest.mark.slow
 def test_a_given_teacher_without_its_discriminator(celeba, taught, tmp_path):
   teacher = tmp_path / 'alone'
   shutil.copytree(_with_teacher(celeba, taught) / 'teacher/teacher', teacher)
@@ -259,6 +260,7 @@ def test_a_given_teacher_without_its_discriminator(celeba, taught, tmp_path):
   assert not (tmp_path / 'run/lit').exists()
 
 
+@pytest.mark.slow
 def test_a_discriminator_of_another_width(celeba, taught, tmp_path):
   taught = _with_teacher(celeba, taught)
   code, _, err = celeba(
