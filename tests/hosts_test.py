@@ -180,9 +180,7 @@ def test_what_the_first_refuses_ends_all(tmp_path):
   assert 'error' not in second[2]
 
 
-@pytest.mark.parametrize(
-  'victim', [0, pytest.param(1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('victim', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_one_refuses_ends_all(victim, tmp_path):
   """As the command line has it, which says how many devices there are."""
   address = free_address()
