@@ -435,6 +435,7 @@ def phase(config: Config, name: str) -> phases.Phase:
       ir_loss=sheet.ir_loss,
       blocks=_blocks(name, sheet.blocks),
       teacher_input=sheet.teacher_input,
+      anneal_input=sheet.anneal_input,
       running_statistics=sheet.running_statistics,
       output_loss=sheet.output_loss,
     ),

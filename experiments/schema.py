@@ -82,6 +82,7 @@ class Phase(_Keys):
   ir_loss: Text
   blocks: Text
   teacher_input: bool
+  anneal_input: bool
   running_statistics: Text
   output_loss: Text
   # What pydantic's models have is no name of a field.

@@ -29,8 +29,8 @@ OUTPUT_LOSSES = ('kd', 'l2')
 
 _LEAVES = ('alpha', 'beta', 'temperature')
 _STATIC = (
-  'ir_loss', 'blocks', 'teacher_input', 'running_statistics', 'output_loss',
-  'terms',
+  'ir_loss', 'blocks', 'teacher_input', 'anneal_input', 'running_statistics',
+  'output_loss', 'terms',
 )  # fmt: skip
 # What decides which terms have weight.
 _WEIGHTS = frozenset(('alpha', 'beta', 'blocks'))
@@ -55,6 +55,9 @@ class Objective:
     blocks: indices of the blocks that are compared, from 0; None is all.
     teacher_input: whether the compared blocks after the first are fed with the
       teacher's previous IR (LIT), or with the student's own (FitNets).
+    anneal_input: whether in `teacher_input` the student's own IR takes the
+      teacher's place little by little: the input is their mixture, whose share
+      of the teacher falls from 1 to 0 over a phase, linearly by step.
     running_statistics: whose batches the running batch-norm statistics of a
       block follow where it runs twice in a step: 'student', the pass from the
       image alone, or 'both', first that one and then the teacher-fed one.
@@ -74,6 +77,7 @@ class Objective:
   ir_loss: str = 'l2'
   blocks: tuple[int, ...] | None = None
   teacher_input: bool = True
+  anneal_input: bool = False
   running_statistics: str = 'student'
   output_loss: str = 'kd'
   terms: tuple[str, ...] | None = None
@@ -180,6 +184,11 @@ def check(objective: Objective) -> Objective:
   choose('ir_loss', objective.ir_loss, losses.IR_LOSSES)
   choose('running_statistics', objective.running_statistics, RUNNING_STATISTICS)
   choose('output_loss', objective.output_loss, OUTPUT_LOSSES)
+  if objective.anneal_input and not objective.teacher_input:
+    raise UserError(
+      "anneal_input has the student's own IR take the place of the "
+      "teacher's, and teacher_input is False; set one of them otherwise"
+    )
   if not _weighed(objective, unknown=True):
     raise UserError(
       f'alpha {objective.alpha} and beta {objective.beta} give weight to '
@@ -205,6 +214,7 @@ def lit_loss(
   learns: Collection[str] | None = None,
   hard_term: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None,
   same_stem: bool = False,
+  teacher_share: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
   """Eq. 1 of one batch; pure, and the whole of what a LIT step minimises.
 
@@ -229,6 +239,8 @@ def lit_loss(
       of the output that returns the mean over the batch, and further terms.
     same_stem: the student's stem is the teacher's, does not learn and keeps no
       statistics: T_0 is then taken from the teacher and not computed again.
+    teacher_share: of the input of the compared blocks under `anneal_input`,
+      float32 scalar from 1 (the teacher's IR) to 0 (the student's own).
 
   Returns:
     The loss, float32, and beside it the new batch statistics, and the terms by
@@ -244,6 +256,7 @@ def lit_loss(
     tuple(i for i in compared if i > 0 and objective.teacher_input),
     irs_q,
     objective.running_statistics == 'both',
+    teacher_share if objective.anneal_input else None,
   )
   if same_stem and irs_q:
     found = passes.run(

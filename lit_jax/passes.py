@@ -1,5 +1,8 @@
 """The student's passes in a LIT step: from the input, and on the teacher's IRs.
 
+In place of the teacher's IR alone, a block can be fed with a mixture of it and
+the student's own.
+
 Blocks that a step runs on both the student's own IR and the teacher's run once,
 on both batches in one, where that is faster and where their examples meet
 nowhere but in a batch norm that can tell the two apart. The numbers are those
@@ -41,11 +44,21 @@ class Feeding(NamedTuple):
     irs: the teacher's (T_0, …, T_k).
     in_statistics: whether running statistics follow that second run too, after
       the first.
+    share: of the teacher in what they are fed with, the rest being the
+      student's own IR; None is all.
   """
 
   blocks: tuple[int, ...]
   irs: tuple[jax.Array, ...]
   in_statistics: bool
+  share: jax.Array | float | None = None
+
+  def input(self, i: int, own: jax.Array) -> jax.Array:
+    """What block i is fed with in the second run; `own` is the student's."""
+    if self.share is None:
+      return self.irs[i]
+    mixed = self.share * self.irs[i] + (1 - self.share) * own
+    return mixed.astype(own.dtype)
 
 
 def run(
@@ -95,7 +108,7 @@ def _one_after_another(student, variables, learns, inputs, feeding, method):
     if feeding.in_statistics:
       given = variables | {'batch_stats': statistics}
     outputs[i], new = _apply(
-      student, given, learns, feeding.irs[i], i, method='block'
+      student, given, learns, feeding.input(i, irs[i]), i, method='block'
     )
     statistics = new if feeding.in_statistics else statistics
   return Passes(output, tuple(outputs), statistics)
@@ -106,7 +119,7 @@ def _in_one(student, variables, learns, inputs, feeding, method):
 
   def both(net, h, i, train):
     """A block on the student's IR h and the teacher's: both outputs."""
-    given = feeding.irs[i].astype(h.dtype)
+    given = feeding.input(i, h).astype(h.dtype)
     with two_batches(follow):
       h = net.block(jnp.concatenate([h, given]), i, train)
     return jnp.split(h, 2)

@@ -3,13 +3,15 @@
 import json
 import os
 import random
+import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
 
 from experiments.chaos import __main__ as command
-from experiments.chaos import child, compare, damages, moments
+from experiments.chaos import child, compare, damages, faults, moments
 from experiments.chaos.child import Ended
 from experiments.chaos.faults import Outcome, trial
 from experiments.chaos.site import FINISHED, HALF, Site, Task
@@ -319,6 +321,21 @@ def test_a_run_that_goes_on_survives(site):
   again = site()
   again.prepare()
   assert again.stretches == own.stretches
+
+
+@pytest.mark.skipif(
+  not shutil.which('strace'),
+  reason='calls are delayed by strace: install the Debian package strace',
+)
+def test_calls_that_write_through_are_delayed(site, monkeypatch):
+  monkeypatch.setattr(faults, '_DELAYS', (0.2,))
+  own = site()
+  own.undisturbed(None)
+  begin = time.monotonic()
+  outcome = trial(own, 'slow', 0)
+  assert not outcome.problems and not outcome.skipped
+  # Four checkpoints, four times the log, a network, results and page.
+  assert time.monotonic() - begin > 11 * 0.2
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ def test_the_same_numbers(task, alone, together):
   assert_alike(alone(task) / task, together(task) / task)
 
 
+@pytest.mark.slow
 def test_all_stop_where_one_is_asked_and_one_process_goes_on(alone, tmp_path):
   # Within LIT, which is the second phase.
   first, second = ended(start(tmp_path, 'images', '1:2:SIGTERM'))
@@ -169,6 +170,7 @@ print(heard)
   assert (code, out) == (0, "['heard']\n"), err
 
 
+@pytest.mark.slow
 def test_what_the_first_refuses_ends_all(tmp_path):
   folder = tmp_path / 'images'
   folder.mkdir()

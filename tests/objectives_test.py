@@ -62,6 +62,13 @@ def test_check_accepts_the_ends(alpha, beta):
   assert objectives.check(objective) is objective
 
 
+def test_annealing_needs_the_teachers_input():
+  objective = LIT.replace(anneal_input=True)
+  assert objectives.check(objective) is objective
+  with pytest.raises(UserError, match='teacher_input is False'):
+    objectives.check(objective.replace(teacher_input=False))
+
+
 def test_equations():
   # Eq. 2: 1/4 x 2 + 3/4 x 4 = 3.5; Eq. 1: 3/4 x 3.5 + 1/4 x 10 = 5.125.
   kd = objectives.kd_loss(LIT, jnp.float32(2), jnp.float32(4))
@@ -184,8 +191,9 @@ class Batch:
       tiny.student,
       tiny.student_variables | {'params': params},
       self.inputs,
-      changes['labels'],
-      changes['targets'],
+      changes.pop('labels'),
+      changes.pop('targets'),
+      **changes,
     )
 
 
@@ -197,8 +205,11 @@ def batch(tiny):
   return Batch(x, labels[0], targets)
 
 
-def _by_hand(tiny, batch, params, alpha, beta, tau, distance, fed=True):
-  """Eq. 1 to 3 in separate passes, sum by sum: the loss, and its parts."""
+def _by_hand(tiny, batch, params, alpha, beta, tau, distance, share=1.0):
+  """Eq. 1 to 3 in separate passes, sum by sum: the loss, and its parts.
+
+  `share` is the teacher's in the inputs of blocks; 0 are the student's own.
+  """
   variables = tiny.student_variables | {'params': params}
   q, (_, *ts) = batch.targets
 
@@ -219,7 +230,8 @@ def _by_hand(tiny, batch, params, alpha, beta, tau, distance, fed=True):
   _, (_, *own) = train(batch.inputs)
   irs = [own[0]]
   for i in (1, 2):
-    irs.append(train(ts[i - 1], i, method='block') if fed else own[i])
+    given = share * ts[i - 1] + (1 - share) * own[i - 1]
+    irs.append(train(given, i, method='block'))
   ir = [distance(s - t).sum() / t.size for s, t in zip(irs, ts, strict=True)]
   parts = {'hard': hard, 'soft': soft}
   parts |= {f'ir/blocks_{i}': value for i, value in enumerate(ir)}
@@ -252,16 +264,25 @@ DISTANCES = {
 
 
 @pytest.mark.parametrize(
-  ('ir_loss', 'fed'), [('l2', True), ('smooth_l1', True), ('l1', False)]
+  ('ir_loss', 'changes', 'share'),
+  [
+    ('l2', {}, 1.0),
+    ('smooth_l1', {}, 1.0),
+    ('l1', {'teacher_input': False}, 0.0),
+    # A mixture, whose gradient reaches the blocks before through its own part.
+    ('l2', {'anneal_input': True}, 0.3),
+  ],
 )
-def test_lit_loss_is_equation_1_by_hand(tiny, batch, ir_loss, fed):
-  objective = Objective(0.3, 0.6, 3.0, ir_loss, teacher_input=fed)
+def test_lit_loss_is_equation_1_by_hand(tiny, batch, ir_loss, changes, share):
+  objective = Objective(0.3, 0.6, 3.0, ir_loss, **changes)
   params = tiny.student_variables['params']
 
   @jax.jit
   def found(params):
     def loss(params):
-      value, (_, terms) = batch.loss(tiny, objective, params)
+      value, (_, terms) = batch.loss(
+        tiny, objective, params, teacher_share=jnp.float32(share)
+      )
       return value, terms
 
     return jax.value_and_grad(loss, has_aux=True)(params)
@@ -270,7 +291,7 @@ def test_lit_loss_is_equation_1_by_hand(tiny, batch, ir_loss, fed):
   def wanted(params):
     def loss(params):
       return _by_hand(
-        tiny, batch, params, 0.3, 0.6, 3.0, DISTANCES[ir_loss], fed
+        tiny, batch, params, 0.3, 0.6, 3.0, DISTANCES[ir_loss], share
       )
 
     return jax.value_and_grad(loss, has_aux=True)(params)

@@ -123,6 +123,25 @@ class Scaled(nn.Module):
     return h + layers.BatchNorm()(layers.Conv(h.shape[-1])(h), train)
 
 
+@pytest.mark.parametrize('share', [1.0, 0.25, 0.0])
+def test_blocks_are_fed_with_a_mixture(share, monkeypatch):
+  net, (params, statistics, x, (_, irs)) = a_batch(NETWORKS['resnet'])
+  variables = {'params': params, 'batch_stats': statistics}
+  feeding = passes.Feeding((1, 2), irs, False, share)
+  run = jax.jit(lambda v, x: passes.run(net, v, net.parts, x, feeding).blocks)
+  merged, plain = both_ways(monkeypatch, run, variables, x)
+  _, (_, *own) = net.apply(variables, x, True, mutable=['batch_stats'])[0]
+  wanted = [own[0]] + [
+    net.apply(
+      variables, share * irs[i] + (1 - share) * own[i - 1], i, True,
+      method='block', mutable=['batch_stats'],
+    )[0]
+    for i in (1, 2)
+  ]  # fmt: skip
+  for found in (merged, plain):
+    chex.assert_trees_all_close(found, tuple(wanted), rtol=1e-4, atol=1e-5)
+
+
 def test_a_block_of_ones_own_takes_one_batch_at_a_time(monkeypatch):
   net, arguments = a_batch(NETWORKS['resnet'])
   own = net.clone(blocks=(net.blocks[0], net.blocks[1], Scaled()))

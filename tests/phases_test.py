@@ -158,6 +158,7 @@ def test_what_no_loss_reaches_must_be_frozen(blocks, fed, frozen, idle):
     (IRS, NET.parts[:-1]),
     (IRS.replace(blocks=(1,)), ('stem', 'blocks_1')),
     (IRS.replace(blocks=(1,), teacher_input=False), NET.parts[:3]),
+    (IRS.replace(blocks=(1,), anneal_input=True), NET.parts[:3]),
     # A term without weight teaches nothing, though it is computed.
     (IRS.replace(terms=('hard', 'ir')), NET.parts[:-1]),
   ],

@@ -737,6 +737,7 @@ def test_a_population_resumes_bit_for_bit(
     )
 
 
+@pytest.mark.slow
 def test_a_diverging_member_is_named(finished, tmp_path, no_report):
   # Logits over so small a temperature are infinite.
   wild = LIT.replace(temperature=1e-38), KD

@@ -272,6 +272,7 @@ INNER = [8, 16, 32]
 NARROW = SPEC | {'inner': INNER}
 
 
+@pytest.mark.slow
 def test_a_narrower_student_begins_with_the_largest_filters(
   start, monkeypatch, tmp_path
 ):

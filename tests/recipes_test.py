@@ -136,6 +136,16 @@ def test_methods_of_table_3(network, method):
 
 
 @pytest.mark.parametrize('network', CONFIGS)
+def test_annealing_is_lit_with_another_input(network):
+  config = _config(network)
+  first, lit = (recipes.phase(config, name) for name in ('annealed', 'lit'))
+  assert config.methods.annealed == 'annealed,finetune'
+  assert first == dataclasses.replace(
+    lit, name='annealed', objective=lit.objective.replace(anneal_input=True)
+  )
+
+
+@pytest.mark.parametrize('network', CONFIGS)
 def test_methods_of_one_phase(network):
   methods = _config(network).methods
   assert (methods.scratch, methods.kd) == ('scratch', 'kd')

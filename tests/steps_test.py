@@ -254,6 +254,24 @@ def test_own_input_compares_the_own_pass(tiny, superbatch):
   )
 
 
+def test_the_teacher_gives_way_over_a_phase(tiny, superbatch):
+  """The first step is LIT's, and the last compares the student's own pass."""
+  plan = make_plan(tiny)._replace(steps=8)
+  program = one_member.train_program(plan, jax.jit)
+
+  def errors(objective, step):
+    start = begin(tiny).replace(step=jnp.int32(step))
+    _, metrics = run(tiny, program, start, only(superbatch, 0), objective)
+    return np.array([metrics[f'ir/blocks_{i}'][0] for i in range(3)])
+
+  annealed = LIT.replace(anneal_input=True)
+  for step, objective in ((0, LIT), (7, LIT.replace(teacher_input=False))):
+    wanted = errors(objective, step)
+    np.testing.assert_allclose(errors(annealed, step), wanted, rtol=1e-5)
+    half = errors(annealed, 4)
+    assert half[0] > 0 and (abs(half - wanted)[1:] > 1e-3 * wanted[1:]).all()
+
+
 # Ways to run one program.
 
 
@@ -273,6 +291,7 @@ def test_plain_jit_and_two_devices_agree(tiny, lit, superbatch):
     chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_norms_of_each_device_alone(tiny, superbatch):
   """A step is then the mean of what each device would have done alone."""
   plain = ImagePreprocess((0.5,) * 3, (0.5,) * 3, crop=False, flip=False)

@@ -285,6 +285,7 @@ def test_a_baseline_that_fails_leaves_the_other_rows(
   monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_a_baseline_can_be_added_later_and_is_made_once(
   amazon, tmp_path, monkeypatch
 ):

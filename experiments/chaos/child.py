@@ -71,7 +71,7 @@ def _together(count) -> list[list[str]]:
   ]  # fmt: skip
 
 
-def _started(command, output) -> subprocess.Popen:
+def _started(command, output, prefix) -> subprocess.Popen:
   path = [str(_ROOT), os.environ.get('PYTHONPATH', '')]
   variables = os.environ | _ENVIRONMENT
   variables['PYTHONPATH'] = os.pathsep.join(filter(None, path))
@@ -80,7 +80,7 @@ def _started(command, output) -> subprocess.Popen:
   paths = [_path(output, kind) for kind in _WRITTEN]
   with paths[0].open('wb') as out, paths[1].open('wb') as err:
     return subprocess.Popen(
-      [*bound(), sys.executable, *command], cwd=_ROOT, env=variables,
+      [*prefix, *bound(), sys.executable, *command], cwd=_ROOT, env=variables,
       stdout=out, stderr=err, start_new_session=True,
     )  # fmt: skip
 
@@ -89,7 +89,11 @@ class Child:
   """A command at work, which does not outlive a `with` block."""
 
   def __init__(
-    self, command: Sequence[str], output: pathlib.Path, processes: int = 1
+    self,
+    command: Sequence[str],
+    output: pathlib.Path,
+    processes: int = 1,
+    prefix: Sequence[str] = (),
   ):
     """Starts it.
 
@@ -98,13 +102,14 @@ class Child:
       output: what it writes goes to this path with '.out' and '.err'; what the
         second process writes with '.1.out', and so on.
       processes: that make the run together.
+      prefix: a program with its arguments that each is run by.
     """
     self._outputs = [
       output if not i else output.with_suffix(f'.{i}') for i in range(processes)
     ]
     together = _together(processes)
     self._processes = [
-      _started([*command, *flags], own)
+      _started([*command, *flags], own, prefix)
       for flags, own in zip(together, self._outputs, strict=True)
     ]
     self._begin = time.monotonic()

@@ -117,6 +117,30 @@ def _mount(folder, options):
     raise Skipped(f'a small disk cannot be mounted: {words.strip()}') from None
 
 
+def slow(site: Site, number: int, source: random.Random) -> Outcome:
+  """A file system that is long in answering, as one over a network may be."""
+  if shutil.which(_TRACER) is None:
+    raise Skipped(f'calls are delayed by the program {_TRACER}; install it')
+  site.fresh(PROGRAMS)
+  seconds = _DELAYS[number % len(_DELAYS)]
+  delays = f'inject={_SLOW_CALLS}:delay_exit={seconds * 1e6:.0f}'
+  ended = site.command(
+    [_TRACER, '-f', '--seccomp-bpf', '-qqq', '-o', os.devnull]
+    + ['-e', f'trace={_SLOW_CALLS}', '-e', delays]
+  )
+  problems = site.over(compare.NOTHING, ended)
+  return Outcome(f'{seconds:g} s for every call that writes through', problems)
+
+
+_TRACER = 'strace'
+_DELAYS = 0.1, 0.5
+# What a server has to answer before it returns; not every machine has them all.
+_SLOW_CALLS = (
+  '?fsync,?fdatasync,?rename,?renameat,?renameat2,?mkdir,?mkdirat,?unlink,'
+  '?unlinkat'
+)
+
+
 def denied(site: Site, number: int, source: random.Random) -> Outcome:
   """No right to write any more."""
   if not os.geteuid() and not bound():
@@ -240,6 +264,7 @@ FAULTS: dict[str, tuple[Callable[..., Outcome], int]] = {
   'kill': (kill, 25),
   'damage': (damage, 1000),  # or as many as there are
   'full': (full, 3),
+  'slow': (slow, 2),
   'denied': (denied, 3),
   'sigterm': (sigterm, 5),
   'two': (two, 1),

@@ -128,17 +128,17 @@ class Site:
     if base is not None:
       shutil.copytree(self.folder / base, self.run, dirs_exist_ok=True)
 
-  def start(self) -> Child:
-    """The task's command, at work in `run`."""
+  def start(self, prefix: Sequence[str] = ()) -> Child:
+    """The task's command, at work in `run`, run by another program or not."""
     self.logs.mkdir(exist_ok=True)
     self._commands += 1
     command = [*self.task.command, f'--workdir={self.run}']
     output = self.logs / str(self._commands)
-    return Child(command, output, self.task.processes)
+    return Child(command, output, self.task.processes, prefix)
 
-  def command(self) -> Ended:
-    """Runs the task's command to its end."""
-    with self.start() as child:
+  def command(self, prefix: Sequence[str] = ()) -> Ended:
+    """Runs the task's command to its end, as `start` has it."""
+    with self.start(prefix) as child:
       return child.wait()
 
   def at(

@@ -12,7 +12,7 @@ teacher and 6 to 18 minutes a student.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import fashion_mnist
+from experiments.configs import fashion_mnist, resnet
 
 
 def get_config() -> ConfigDict:
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
   config.method = 'scratch,kd,lit'
   for name in ('scratch', 'kd'):
     config[name].epochs = 5
-  for name in ('lit', 'one_ir', 'fitnets', 'several_irs', 'hint'):
+  for name in resnet.COMPARE_IRS:
     config[name].epochs = 3
   for name in ('finetune', 'prune'):
     config[name].epochs = 2

@@ -28,7 +28,8 @@ def get_config() -> ConfigDict:
   config.teacher.checkpoint = 'embedded'
   for name in ('scratch', 'kd'):
     config[name].epochs = 20
-  config.lit.update(dict(epochs=16, beta=0.25))
+  for name in ('lit', 'annealed'):
+    config[name].update(dict(epochs=16, beta=0.25))
   config.finetune.update(dict(epochs=4, learning_rate=0.005))
   config.prune.update(dict(epochs=4, learning_rate=0.01))
   return config

@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
   for name in ('train_teacher', 'scratch', 'kd'):
     config[name].update(short)
   # As many epochs in the two phases together as in the other methods' one.
-  for name in ('lit', 'one_ir', 'fitnets', 'several_irs', 'hint'):
+  for name in resnet.COMPARE_IRS:
     config[name].update(dict(short, epochs=8))
   finetune = dict(short, epochs=4, warmup_epochs=0.0, learning_rate=0.02)
   config.finetune.update(finetune)

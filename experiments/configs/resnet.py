@@ -17,6 +17,9 @@ Several methods in one run share the teacher: --config.method=scratch,kd,lit.
 
 from ml_collections import ConfigDict
 
+# Phases that compare IRs, which a recipe trains alike.
+COMPARE_IRS = 'lit', 'one_ir', 'fitnets', 'several_irs', 'hint', 'annealed'
+
 
 def phase(**settings) -> ConfigDict:
   """A phase; every key that a phase can have, and its usual value."""
@@ -34,6 +37,8 @@ def phase(**settings) -> ConfigDict:
   config.ir_loss = 'l2'  # or 'l1', 'smooth_l1'
   config.blocks = 'all'  # which are compared, such as '1' or '0,2'; '' none
   config.teacher_input = True  # compared blocks are fed by the teacher
+  # The student's own IR takes the place of the teacher's over the phase.
+  config.anneal_input = False
   config.running_statistics = 'student'  # or 'both'
   config.output_loss = 'kd'  # or 'l2', for tasks whose outputs are no logits
   config.copy = ''  # parts taken from the teacher first, such as 'stem,head'
@@ -144,6 +149,8 @@ def get_config() -> ConfigDict:
   config.hint = lit(
     blocks='1', teacher_input=False, beta=0.0, frozen='stem,head,blocks_2'
   )
+  # Blocks that grow used to what the blocks before them make.
+  config.annealed = lit(anneal_input=True)
   # Han et al. 2015: half of the weights go, and the others learn again at a
   # tenth of the rate.
   config.prune = phase(
@@ -160,6 +167,7 @@ def get_config() -> ConfigDict:
       fitnets='fitnets,finetune',
       several_irs='several_irs,finetune',
       fitnets_two_stage='hint,finetune',
+      annealed='annealed,finetune',
       pruned='prune',  # of a student.checkpoint
     )
   )

@@ -34,9 +34,9 @@ def get_config() -> ConfigDict:
   for name in ('train_teacher', 'scratch'):
     config[name].update(scratch)
   config.kd.update(dict(epochs=300, milestones=(100, 175, 225)))
-  for name in ('lit', 'one_ir', 'fitnets', 'several_irs'):
+  for name in resnet.COMPARE_IRS:
     config[name].update(dict(epochs=200, milestones=(100, 145, 175), beta=0.5))
-  config.hint.update(dict(epochs=200, milestones=(100, 145, 175)))
+  config.hint.beta = 0.0
   for name in ('finetune', 'prune'):
     config[name].update(dict(epochs=125, milestones=(65, 95, 110)))
   return config

@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
   )  # fmt: skip
   # The teacher's images are the target, by mean squared error.
   config.l2 = resnet.phase(**(tenths | dict(alpha=0.0)))
-  for name in ('kd', 'one_ir', 'fitnets', 'several_irs', 'hint', 'prune'):
+  for name in ('kd', *resnet.COMPARE_IRS[1:], 'prune'):
     if name in config:
       del config[name]
 

@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
   for name in ('train_teacher', 'scratch'):
     config[name].update(dict(tenths, epochs=15))
   config.kd.update(dict(tenths, epochs=18, **kd))
-  for name in ('lit', 'one_ir', 'fitnets', 'several_irs', 'hint'):
+  for name in resnet.COMPARE_IRS:
     config[name].update(dict(halves, epochs=15, beta=0.02, **kd))
   config.hint.update(dict(beta=0.0, frozen='stem,head,blocks_2,blocks_3'))
   config.finetune.update(

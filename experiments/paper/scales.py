@@ -72,7 +72,7 @@ USUAL = resnet.get_config
 def _demo() -> Config:
   """The demo's recipe, in which all that compares IRs is trained alike."""
   config: Config = demo.get_config()
-  for name in ('one_ir', 'fitnets', 'several_irs', 'hint'):
+  for name in resnet.COMPARE_IRS[1:]:
     own = dict(epochs=config.lit.epochs)
     if name != 'hint':
       own['beta'] = config.lit.beta

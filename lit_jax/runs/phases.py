@@ -364,7 +364,7 @@ def _reached(objective, net):
   if weighed.computes('hard') or weighed.computes('soft'):
     return net.parts
   compared = weighed.compared(len(net.blocks))
-  if weighed.teacher_input:
+  if weighed.teacher_input and not weighed.anneal_input:
     # Fed by the teacher, a block is on its own; the first one is fed by the
     # stem.
     stem = ('stem',) if 0 in compared else ()

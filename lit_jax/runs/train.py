@@ -243,6 +243,7 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
       teacher_preprocess=used.preprocess if used else preprocess,
       axis_name=devices.AXIS,
       sync_batch_norm=training.sync_batch_norm,
+      steps=phase.epochs * feed.steps_per_epoch,
       shared=tuple(part for part in phase.frozen if part in phase.copy),
     ),
     constants=loop.Constants(

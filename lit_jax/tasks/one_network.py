@@ -40,7 +40,6 @@ class OneNetwork(Task):
     return inputs, superbatch.labels, targets
 
   def step(self, plan, state, step, objective, batch):
-    del step
     inputs, labels, targets = batch
     x = plan.preprocess.normalize(inputs)
     statistics = state.student.batch_stats
@@ -49,7 +48,7 @@ class OneNetwork(Task):
       variables = {'params': params, 'batch_stats': statistics}
       return lit_loss(
         objective, plan.student, variables, x, labels, targets, plan.learning,
-        self.hard_term(labels),
+        self.hard_term(labels), teacher_share=plan.teacher_share(step),
       )  # fmt: skip
 
     return steps.update(plan, state, loss)

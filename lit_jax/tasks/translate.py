@@ -230,7 +230,7 @@ class Translate(Task):
     def generator(state):
       def loss(params):
         return self._generator_loss(
-          plan, state, objective, params, x, asked, outputs
+          plan, state, objective, params, x, asked, outputs, step
         )
 
       return steps.update(plan, state, loss)
@@ -289,7 +289,9 @@ class Translate(Task):
     norms = jnp.sqrt(jnp.square(slopes).sum((1, 2, 3)) + _EPSILON)
     return jnp.square(norms - 1).mean()
 
-  def _generator_loss(self, plan, state, objective, params, x, asked, outputs):
+  def _generator_loss(
+    self, plan, state, objective, params, x, asked, outputs, step
+  ):
     """Eq. 1, of which L_G is the hard term."""
     variables = {
       'params': params, 'batch_stats': state.student.batch_stats
@@ -314,7 +316,7 @@ class Translate(Task):
 
     return lit_loss(
       objective, plan.student, variables, asked, None, outputs, plan.learning,
-      adversarial, 'stem' in plan.shared,
+      adversarial, 'stem' in plan.shared, plan.teacher_share(step),
     )  # fmt: skip
 
   @property

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -39,6 +40,7 @@ class Plan(NamedTuple):
     shared: those frozen parts that are copies of the teacher's.
     sync_batch_norm: whether batch norms take the statistics of the whole batch,
       or each device those of its own part.
+    steps: of the phase.
   """
 
   task: 'Task'
@@ -51,6 +53,11 @@ class Plan(NamedTuple):
   axis_name: str | None = None
   shared: tuple[str, ...] = ()
   sync_batch_norm: bool = True
+  steps: int = 1
+
+  def teacher_share(self, step: jax.Array) -> jax.Array:
+    """As `lit_loss` takes it: 1 in the phase's first step, 0 in its last."""
+    return 1 - step / jnp.float32(max(1, self.steps - 1))
 
   @property
   def learning(self) -> tuple[str, ...]:
