@@ -21,7 +21,7 @@ from lit_jax.training import devices, optim
 # runs out of memory goes on in the same workdir. What the data is, is compared
 # when it is read.
 _NOT_IN_CONFIG = (
-  'data_dir', 'method', 'baseline', 'data.path', 'data.cache',
+  'data_dir', 'method', 'baseline', 'tracker', 'data.path', 'data.cache',
   'devices', 'examples_per_device', 'examples_per_gpu', 'steps_per_call',
   'deterministic',
 )  # fmt: skip
@@ -135,6 +135,7 @@ def _training(config):
     select=config.select,
     data_seed=_data_seed(config, config.seed),
     sync_batch_norm=config.sync_batch_norm,
+    trackers=names(config.tracker, 'tracker'),
   )
 
 

@@ -127,6 +127,7 @@ class Common(_Keys):
   population: Sheet
   precision: Text
   deterministic: bool
+  tracker: Text
   batch_size: Integer
   sync_batch_norm: bool
   devices: Annotated[Integer, Field(ge=0, le=10**6)]

@@ -104,6 +104,8 @@ def get_config() -> ConfigDict:
   config.momentum = 0.9  # of 'sgd'
   config.weight_decay = 1e-4  # of 'sgd'
   config.adam_betas = (0.9, 0.999)
+  # Told of the metrics beside TensorBoard: 'wandb', 'mlflow', or both.
+  config.tracker = ''
   config.select = 'last'  # or 'best', on the validation split
   config.steps_per_call = 8  # one call of the program; 64 on a GPU
   config.epochs_scale = 1.0  # times all epochs and milestones, for short runs

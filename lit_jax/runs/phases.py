@@ -10,7 +10,14 @@ from lit_jax.blocks import BlockNet, shapes
 from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError, choose, integer, number, shown
 from lit_jax.objectives import Objective, check
-from lit_jax.training import devices, optim, population, pruning, state
+from lit_jax.training import (
+  devices,
+  optim,
+  population,
+  pruning,
+  state,
+  trackers,
+)
 from lit_jax.training.precision import policy
 
 SELECTIONS = ('last', 'best')
@@ -151,6 +158,7 @@ class Training:
     select: 'last' (a phase ends with its last epoch's network) or 'best'
       (with its best epoch's on the validation split, which must exist).
     sync_batch_norm: as `Plan.sync_batch_norm`.
+    trackers: that are told of the metrics, beside TensorBoard.
   """
 
   batch_size: int
@@ -160,6 +168,7 @@ class Training:
   select: str
   data_seed: int | None = None
   sync_batch_norm: bool = True
+  trackers: tuple[str, ...] = ()
 
   @property
   def order_seed(self) -> int:
@@ -177,6 +186,7 @@ def check_settings(training: Training) -> None:
   check_seed('data_seed', training.order_seed)
   _check_count('steps_per_call', training.steps_per_call)
   choose('select', training.select, SELECTIONS)
+  trackers.check(training.trackers)
 
 
 def check_training(training: Training, dataset: Dataset) -> None:

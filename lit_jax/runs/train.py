@@ -259,6 +259,7 @@ def _phase_run(setting, index, phase: Phase, learners) -> loop.PhaseRun:
       context.task.evaluator(net, preprocess, splits[context.held_out]),
       context.task.selects if training.select == 'best' else None,
     ),
+    trackers=training.trackers,
   )
 
 

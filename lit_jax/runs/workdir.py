@@ -8,6 +8,7 @@ workdir/
   METHOD/student/           a trained student alone
   BASELINE/row.json
   metrics.jsonl tensorboard/ pictures/
+  wandb/ mlflow.db          of trackers that are asked for
   results.json report.html
   cache/                    compiled programs
 
@@ -31,7 +32,7 @@ from lit_jax import records, report
 from lit_jax.errors import UserError
 from lit_jax.files import read_json, write_json
 from lit_jax.runs.phases import JUDGE, TEACHER
-from lit_jax.training import logs, startup
+from lit_jax.training import logs, startup, trackers
 
 
 class Busy(UserError):
@@ -47,6 +48,7 @@ _LOCK = '.lock'
 TAKEN = (
   TEACHER, JUDGE, _CONFIG, _DATA, _RESULTS, _LOCK, records.METRICS,
   logs.PICTURES, logs.TENSORBOARD, startup.CACHE, report.PAGE,
+  *trackers.KEPT,
 )  # fmt: skip
 
 

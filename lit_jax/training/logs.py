@@ -1,8 +1,12 @@
-"""What a run writes while it trains: metrics, TensorBoard events, pictures."""
+"""What a run writes while it trains: metrics, events, pictures.
+
+Events are TensorBoard's, and those of the trackers that are asked for.
+"""
 
 import io
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,7 @@ import numpy as np
 from lit_jax import records
 from lit_jax.errors import UserError, reason
 from lit_jax.files import write_bytes
+from lit_jax.training import trackers
 from lit_jax.training.task import Sheet
 from lit_jax.training.tensorboard import Events
 
@@ -104,13 +109,29 @@ class NoLog:
 class PhaseLog:
   """Writes the records of one phase."""
 
-  def __init__(self, workdir: pathlib.Path, method: str, phase: str, step: int):
-    """Opens both files after `step`; `drop_after` comes first."""
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    method: str,
+    phase: str,
+    step: int,
+    tracked_by: Sequence[str] = (),
+  ):
+    """Opens both files after `step`; `drop_after` comes first.
+
+    Args:
+      workdir: of the run.
+      method: whose phase it is.
+      phase: its name.
+      step: that the phase stands at.
+      tracked_by: names of experiment trackers.
+    """
     self._names = {'method': method, 'phase': phase}
     self._pictures = workdir / PICTURES / method / phase
     # Line by line on disk: a killed run leaves whole lines.
     self._file = (workdir / records.METRICS).open('a', buffering=1)
     self._events = Events(workdir / TENSORBOARD / method / phase, step + 1)
+    self._trackers = trackers.begin(tracked_by, workdir, method, phase)
 
   def write(
     self, split: str, step: int, epoch: float, values: dict[str, float]
@@ -123,7 +144,8 @@ class PhaseLog:
     }
     self._file.write(records.line(record | values))
     named = {f'{split}/{name}': value for name, value in values.items()}
-    self._events.scalars(named, step)
+    for scalars in (self._events, *self._trackers):
+      scalars.scalars(named, step)
 
   def draw(
     self, split: str, name: str, step: int, epoch: int, images: np.ndarray
@@ -138,4 +160,5 @@ class PhaseLog:
       # What a full disk did not take is tried again here.
       self._file.close()
     finally:
-      self._events.close()
+      for other in (self._events, *self._trackers):
+        other.close()

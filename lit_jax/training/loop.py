@@ -71,6 +71,7 @@ class PhaseRun(NamedTuple):
     epochs: length of the phase.
     schedule: the learning rate by step, for the log.
     held_out: how it is judged.
+    trackers: names of experiment trackers (trackers.py).
   """
 
   method: str
@@ -82,6 +83,7 @@ class PhaseRun(NamedTuple):
   epochs: int
   schedule: optax.Schedule
   held_out: HeldOut
+  trackers: tuple[str, ...] = ()
 
   @property
   def total_steps(self) -> int:
@@ -178,7 +180,9 @@ def _logs(phase, workdir, step):
   with contextlib.ExitStack() as stack:
     yield [
       stack.enter_context(
-        contextlib.closing(logs.PhaseLog(workdir, name, phase.name, step))
+        contextlib.closing(
+          logs.PhaseLog(workdir, name, phase.name, step, phase.trackers)
+        )
       )
       for name in phase.members
     ]
