@@ -455,6 +455,26 @@ OF_FB = (
   (r'(conv|bn)2\.', r'\1_b.'),
   ('linear', 'classifier'),
 )
+
+
+def _of_cv(state):
+  """As pytorchcv calls the parts, which counts units from 1."""
+  pairs = (
+    (r'^conv1', 'features.init_block.conv'),
+    (r'^bn1', 'features.init_block.bn'),
+    (
+      r'^layer(\d)\.(\d)',
+      lambda m: f'features.stage{m[1]}.unit{int(m[2]) + 1}',
+    ),
+    (r'\.conv(\d)\.', r'.body.conv\1.conv.'),
+    (r'\.bn(\d)\.', r'.body.conv\1.bn.'),
+    (r'shortcut\.0', 'identity_conv.conv'),
+    (r'shortcut\.1', 'identity_conv.bn'),
+    ('linear', 'output'),
+  )
+  return _renamed(state, pairs)
+
+
 OWN = (
   (r'^(conv|bn)1', r'stem.\1'),
   (r'^layer(\d)\.', r'groups.\1.'),
@@ -467,6 +487,20 @@ OWN_NAMES = {
   'groups.{block+1}.{unit}.bn{n}': 'blocks_{block}/units_{unit}/norm{n}',
   'out': 'head/dense',
 }
+
+
+def test_names_of_pytorchcv(save):
+  state = state_dicts.state(layout(2, 'B'))
+  plain = pytorch.load(save(state), told=Told(**SAID))
+  again = _of_cv(state)
+  assert {
+    'features.init_block.bn.weight',
+    'features.stage3.unit2.body.conv1.conv.weight',
+    'features.stage2.unit1.identity_conv.bn.running_var', 'output.bias',
+  } < set(again)  # fmt: skip
+  again = pytorch.load(save(again), told=Told(**SAID))
+  flat = traverse_util.flatten_dict(plain.variables, sep='/')
+  _assert_equal(again.variables, flat)
 
 
 def test_names_of_other_layouts(save, tmp_path):

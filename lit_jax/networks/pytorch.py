@@ -35,6 +35,7 @@ Names = tuple[tuple[str, str], ...]
 _UNIT = 'blocks_{block}/units_{unit}/'
 _STAGE = 'stage_{block+1}.{unit}.'
 _NAMED_UNIT = 'stage_{block+1}.stage_{block+1}_bottleneck_{unit}.'
+_CV_UNIT = 'features.stage{block+1}.unit{unit+1}.'
 NAMES: Names = (
   # torchvision's names, which timm's ResNets and most for CIFAR have as well.
   ('conv1', 'stem/conv'),
@@ -65,6 +66,14 @@ NAMES: Names = (
   (_NAMED_UNIT + 'bn_expand', _UNIT + 'norm3'),
   (_NAMED_UNIT + 'shortcut.shortcut_conv', _UNIT + 'shortcut_conv'),
   (_NAMED_UNIT + 'shortcut.shortcut_bn', _UNIT + 'shortcut_norm'),
+  # pytorchcv's.
+  ('features.init_block.conv', 'stem/conv'),
+  ('features.init_block.bn', 'stem/norm'),
+  (_CV_UNIT + 'body.conv{n}.conv', _UNIT + 'conv{n}'),
+  (_CV_UNIT + 'body.conv{n}.bn', _UNIT + 'norm{n}'),
+  (_CV_UNIT + 'identity_conv.conv', _UNIT + 'shortcut_conv'),
+  (_CV_UNIT + 'identity_conv.bn', _UNIT + 'shortcut_norm'),
+  ('output', 'head/dense'),
   # Our own names, as the benchmark's peer has them.
   ('stem.conv', 'stem/conv'),
   ('stem.norm', 'stem/norm'),
