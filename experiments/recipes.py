@@ -17,13 +17,13 @@ from lit_jax.runs import checks, jobs, phases
 from lit_jax.training import devices, optim
 
 # Another place of the data, another method or baseline beside change no result,
-# and other devices or another length of a call none beyond its rounding: who
-# runs out of memory goes on in the same workdir. What the data is, is compared
-# when it is read.
+# nor does what else is measured, and other devices or another length of a call
+# none beyond its rounding: who runs out of memory goes on in the same workdir.
+# What the data is, is compared when it is read.
 _NOT_IN_CONFIG = (
   'data_dir', 'method', 'baseline', 'tracker', 'data.path', 'data.cache',
   'devices', 'examples_per_device', 'examples_per_gpu', 'steps_per_call',
-  'deterministic',
+  'deterministic', 'stitch',
 )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ def compression(config: Config) -> jobs.Job:
     if config.score_on == TEST
     else None,
     judge=_judge(config, task, dataset),
+    stitch=config.stitch,
   )
 
 

@@ -139,6 +139,7 @@ class Common(_Keys):
   adam_betas: Pair
   select: Text
   steps_per_call: Integer
+  stitch: bool
   epochs_scale: Annotated[float, Field(gt=0, le=10**6)]
   teacher: Sheet
   student: Sheet

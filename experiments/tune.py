@@ -297,6 +297,7 @@ def _held_out(config, held_out) -> recipes.Config:
   """A copy that is scored on so many held-out examples, by our rows alone."""
   own = config.copy_and_resolve_references()
   own.validation, own.score_on = held_out, recipes.VALIDATION
+  own.stitch = False  # of a network that is thrown away
   if 'baseline' in own:
     own.baseline = ''
   return own

@@ -112,6 +112,20 @@ def test_the_saved_student_has_the_rows_accuracy(compressed):
   assert results['rows'][1]['accuracy'] == pytest.approx(accuracy)
 
 
+def test_the_teacher_with_a_block_of_the_saved_student(compressed):
+  workdir, results = compressed
+  facts, own = saved.load(workdir / 'lit' / 'student', plain(1))
+  _, theirs = saved.load(workdir / 'teacher' / 'teacher', plain(2))
+  inputs, labels = TEST
+  mean, std = (np.float32(facts.input[k]) * 255 for k in ('mean', 'std'))
+  _, irs = plain(2).apply(theirs, (inputs - mean) / std)
+  found = results['rows'][1]['stitch']
+  h = plain(1).apply(own, irs[1], 1, method='block')
+  logits = blocks.part_function(plain(2), 'head')(theirs, h)
+  accuracy = (logits.argmax(-1) == labels).mean()
+  assert found['blocks_1']['score'] == pytest.approx(accuracy)
+
+
 @pytest.fixture
 def begun(monkeypatch):
   """What the student is as each phase begins, by method and phase."""
@@ -166,8 +180,8 @@ def test_a_student_begins_as_it_is_given(compressed, begun, tmp_path):
 def test_the_same_call_again_only_reports(compressed, monkeypatch):
   workdir, results = compressed
   monkeypatch.setattr(loop, 'run', None)
-  again = run(workdir)
-  assert again == results
+  for call in ({}, {'stitch': False}):
+    assert run(workdir, **call) == results
 
 
 def test_another_call_in_the_same_workdir_is_refused(compressed):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lit_jax import records, report
+from lit_jax.report import stitches
 
 # Records.
 
@@ -84,6 +85,7 @@ ROW = {
   'latency_ms': {'1': 1.5, '128': 20.0},
   'confusion': [[1, 2], [3, 4]],
   'ir_error': {'blocks_0': {'teacher_input': 0.1, 'own_input': 0.2}},
+  'stitch': {'blocks_0': {'score': 0.4, 'lost': 0.1, 'input_shift': 0.2}},
   'sheets': {
     'sheet': {
       'file': 'a.png', 'truth': 'a.png', 'columns': ['x', 'y'], 'rows': 2,
@@ -161,9 +163,10 @@ CHANGES = st.lists(
   st.tuples(st.sampled_from(_places(RESULTS)), VALUES, st.booleans()),
   max_size=4,
 )
-SHEET, BLOCK = (
+SHEET, BLOCK, STITCH = (
   ('rows', 0, 'sheets', 'sheet'),
   ('rows', 1, 'ir_error', 'blocks_0'),
+  ('rows', 1, 'stitch', 'blocks_0'),
 )
 
 
@@ -198,6 +201,10 @@ def reported(results, told):
 @example([((*SHEET, 'truth'), 5, False)])
 @example([((*SHEET, 'rows'), 10**9, False)])
 @example([(('rows', 0, 'confusion'), [1, 2], False)])
+@example([(('rows', 0, 'stitch'), [1, 2], False)])
+@example([((*STITCH, 'lost'), None, False)])
+@example([(STITCH, '\x1b[2J', True), (('rows', 1, 'method'), '[b]', False)])
+@example([(('columns', 0, 'format'), 'text', False)])
 @example([(('notes', 0), 1, False)])
 @example([(('rows', 0, 'parameters'), 10**320, False)])
 @example([(('rows', 0, 'latency_ms', '1'), 10**320, False)])
@@ -214,8 +221,11 @@ def test_pages(changes):
   outcome(lambda: report.markdown(results))
   if table is not None:
     text = io.StringIO()
-    rich.console.Console(file=text, width=80).print(table)
-    assert text.getvalue().replace('\n', '').isprintable()
+    console = rich.console.Console(file=text, width=80)
+    console.print(table)
+    console.print(stitches.table(results) or '')
+    said = text.getvalue() + ''.join(stitches.sentences(results))
+    assert said.replace('\n', '').isprintable()
 
 
 @cases(0.03)

@@ -129,7 +129,7 @@ class Finished:
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('finished')
-  job = _job('scratch', 'kd', 'lit')
+  job = dataclasses.replace(_job('scratch', 'kd', 'lit'), stitch=True)
   trained = {}
   train = loop.run
 
@@ -279,6 +279,8 @@ def test_results_have_the_documented_shape(finished):
     more = ['seed', 'data_seed', 'objectives', 'ir_error']
     if row['method'] in ('kd', 'lit'):
       more.append('teacher')
+    if row['method'] == 'lit':
+      more.append('stitch')
     assert row.keys() == {
       'method', 'model', 'depth', 'parameters', 'macs', 'accuracy',
       'balanced_accuracy', 'confusion', 'epochs', 'train_seconds', 'latency_ms',
@@ -304,6 +306,20 @@ def test_results_have_the_documented_shape(finished):
   # Option B's 1x1 convolutions: the teacher's row is of the teacher.
   parameters = [row['parameters'] for row in results['rows']]
   assert parameters[0] > parameters[1] == parameters[2] == parameters[3]
+
+
+def test_the_blocks_of_a_student_that_compared_them_are_tried(finished):
+  teacher, *_, lit = finished.results['rows']
+  stitch, errors = lit['stitch'], lit['ir_error']
+  assert list(stitch) == list(errors)
+  for own in stitch.values():
+    assert own.keys() == {'score', 'lost', 'input_shift'}
+    assert own['score'] + own['lost'] == pytest.approx(teacher['accuracy'])
+  # Fine-tuning has moved the copied stem.
+  assert 0 < stitch['blocks_0']['input_shift'] < 1
+  for i in (1, 2):
+    before = errors[f'blocks_{i - 1}']['own_input']
+    assert stitch[f'blocks_{i}']['input_shift'] == before
 
 
 @pytest.mark.parametrize(
@@ -1015,7 +1031,8 @@ def test_every_example_counts_once(count, trained_pair):
 def test_ir_errors_of_the_teacher_itself(trained_pair):
   teacher, _ = trained_pair
   errors = evaluation.ir_errors(teacher, teacher, noise_split(41, 5))
-  assert list(errors) == ['blocks_0', 'blocks_1', 'blocks_2']
+  assert list(errors) == ['stem', 'blocks_0', 'blocks_1', 'blocks_2']
+  assert errors.pop('stem') == pytest.approx({'own_input': 0}, abs=1e-12)
   # Not quite 0: the same block is compiled twice, in two fusions.
   for kinds in errors.values():
     assert kinds == pytest.approx(
@@ -1031,6 +1048,9 @@ def test_ir_errors_by_numpy(trained_pair):
     np.asarray(t) for t in _logits(teacher, teacher_variables, split)[1]
   ]
   own = _logits(student, variables, split)[1]
+  stem = targets[0].astype(np.float64)
+  shift = np.square(np.asarray(own[0]) - stem).mean() / stem.var()
+  assert found['stem'] == pytest.approx({'own_input': shift}, rel=1e-4)
   block = jax.jit(
     lambda h, i: student.apply(
       jax.device_get(variables), h, i, method='block'

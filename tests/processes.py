@@ -91,7 +91,7 @@ def run(task: str, folder: pathlib.Path, observer: Observer) -> None:
   """Makes a task's run in its own folder."""
   config = _CONFIGS[task].get_config()
   config.update_from_flattened_dict(
-    {'method': 'lit', 'steps_per_call': 2} | SETTINGS[task]
+    {'method': 'lit', 'steps_per_call': 2, 'stitch': False} | SETTINGS[task]
   )
   if task == 'texts':
     config.update_from_flattened_dict(

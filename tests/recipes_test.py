@@ -58,6 +58,17 @@ def _config(network):
   return CONFIGS[network].get_config()
 
 
+def test_what_else_is_measured_binds_no_workdir():
+  config: recipes.Config = demo.get_config()
+  found = []
+  for wanted in (True, False):
+    config.stitch = wanted
+    job = recipes.compression(config)
+    assert job.stitch is wanted
+    found.append(job.config)
+  assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(('network', 'name'), PRINTED)
 def test_a_phase_is_the_printed_one(network, name):
   epochs, rate, milestones, factor, objective = PRINTED[network, name]

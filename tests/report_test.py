@@ -3,6 +3,7 @@
 import base64
 import copy
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -166,6 +167,53 @@ def test_counts_have_three_digits(results, number, text):
   assert f'| {text} |' in report.markdown(results)
 
 
+STITCH = {
+  'blocks_0': {'score': 0.9321, 'lost': 0.01, 'input_shift': 0.0},
+  'blocks_1': {'score': 0.8921, 'lost': 0.05, 'input_shift': 0.123456},
+  'blocks_2': {'score': 0.9521, 'lost': -0.01, 'input_shift': 2.0},
+}
+
+
+def _shown(results, capsys):
+  report.show(results, pathlib.Path('page.html'))
+  return capsys.readouterr().out
+
+
+def test_the_blocks_that_need_depth_are_shown(results, capsys):
+  results['rows'][1]['stitch'] = STITCH
+  lines = _shown(results, capsys).splitlines()
+  start = next(i for i, line in enumerate(lines) if 'input shift' in line)
+  assert (
+    lines[start].split()
+    == ('Method block accuracy lost, % IR error input shift').split()
+  )
+  cells = [line.split() for line in lines[start + 2 : start + 5]]
+  assert cells == [
+    ['lit', 'blocks_0', '1.00', '0.02', '0'],
+    ['blocks_1', '5.00', '0.04', '0.1235'],
+    ['blocks_2', '-1.00', '0.06', '2'],
+  ]
+  assert lines[start + 5 :] == [
+    'lit: blocks_1 loses most; give it depth first',
+    'report: page.html',
+  ]
+
+
+def test_blocks_that_lose_nothing(results, capsys):
+  own = STITCH['blocks_2']
+  unknown = own | {'lost': float('nan')}
+  results['rows'][1]['stitch'] = {'blocks_0': unknown, 'blocks_1': own}
+  del results['rows'][1]['ir_error']
+  out = _shown(results, capsys)
+  assert re.search(r'blocks_1 +-1.00 +- +2', out)
+  assert 'lit: no block loses anything\n' in out
+
+
+def test_a_run_without_tried_blocks_says_nothing_of_them(results, capsys):
+  out = _shown(results, capsys)
+  assert 'block' not in out and out.endswith('report: page.html\n')
+
+
 def test_page_stands_alone(tmp_path, results):
   page = _page(tmp_path, results, _lines(_metrics()))
   assert not re.search(r'(?i)https?://|<script|<link|@import|url\(', page)
@@ -325,6 +373,14 @@ def test_malformed_results(tmp_path, text, message):
     ('ir_error', [1], 'ir_error must be an object'),
     ('ir_error', {'blocks_0': 1}, 'blocks_0 must be an object'),
     ('ir_error', {'blocks_0': {'own_input': ''}}, 'own_input must be a number'),
+    ('stitch', [1], 'stitch must be an object'),
+    ('stitch', {'blocks_0': 1}, 'stitch: blocks_0 must be an object'),
+    ('stitch', {'blocks_0': {'score': 1}}, 'stitch.blocks_0: lost is missing'),
+    (
+      'stitch',
+      {'blocks_0': {'score': 1, 'lost': '', 'input_shift': 0}},
+      'stitch.blocks_0: lost must be a number',
+    ),
   ],
 )
 def test_malformed_row(results, field, value, message):

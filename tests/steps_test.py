@@ -851,26 +851,27 @@ def test_ir_error(tiny):
   _, targets = tiny.teacher.apply(tiny.teacher_variables, x)
   _, own = tiny.student.apply(tiny.student_variables, x)
   wanted = {n: [] for n in ('teacher_input', 'own_input', 'sum', 'square')}
-  for i in range(3):
-    fed = tiny.student.apply(
-      tiny.student_variables, targets[i], i, method='block'
-    )
-    target = np.asarray(targets[i + 1], np.float64)
+  for i in range(4):
+    target = np.asarray(targets[i], np.float64)
+    values = {
+      'own_input': (np.asarray(own[i]) - target) ** 2,
+      'sum': target,
+      'square': target**2,
+    }
+    if i:  # a block's
+      fed = tiny.student.apply(
+        tiny.student_variables, targets[i - 1], i - 1, method='block'
+      )
+      values['teacher_input'] = (np.asarray(fed) - target) ** 2
     # Summed over examples, a mean over everything else.
-    elements = target[0].size
-    for name, value in (
-      ('teacher_input', (np.asarray(fed) - target) ** 2),
-      ('own_input', (np.asarray(own[i + 1]) - target) ** 2),
-      ('sum', target),
-      ('square', target**2),
-    ):
-      wanted[name].append(value.sum() / elements)
+    for name, value in values.items():
+      wanted[name].append(value.sum() / target[0].size)
   assert set(found) == {*wanted, 'examples'}
   assert found['examples'] == 6
   for name, values in wanted.items():
     np.testing.assert_allclose(found[name], values, rtol=1e-4)
   # Even the first block has two inputs: the teacher's stem's, and its own's.
-  assert (found['teacher_input'] != found['own_input']).all()
+  assert (found['teacher_input'] != found['own_input'][1:]).all()
 
 
 def test_ir_error_over_two_devices(tiny):

@@ -72,6 +72,7 @@ _SHORT = {
   'score_on': 'validation',
   'steps_per_call': 4,
   'epochs_scale': 0.1,
+  'stitch': False,
 }
 
 

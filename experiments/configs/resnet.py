@@ -108,6 +108,9 @@ def get_config() -> ConfigDict:
   config.tracker = ''
   config.select = 'last'  # or 'best', on the validation split
   config.steps_per_call = 8  # one call of the program; 64 on a GPU
+  # Each block of a student that learned from the teacher's, tried in the
+  # teacher: what that costs tells which block needs depth.
+  config.stitch = True
   config.epochs_scale = 1.0  # times all epochs and milestones, for short runs
 
   config.teacher = ConfigDict(

@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
   config.examples_per_device = 8
   config.examples_per_gpu = 4
   config.adam_betas = (0.5, 0.999)
+  config.stitch = False  # translating and judging once for each block
 
   # What scores translations: 'attributes' trains a classifier (the judge) to
   # read them; 'inception' is FID, KID and Inception Score; or both.

@@ -279,7 +279,9 @@ def config(
   pair = scale.pairs[first.family]
   swept, member = _SWEPT.get(first.method, ('', ''))
   methods = dict.fromkeys(run.method for run in group if run.method)
-  settings = {'method': ','.join(methods), **dict(first.settings)}
+  # No artifact shows a stitch report.
+  settings = {'method': ','.join(methods), 'stitch': False}
+  settings |= dict(first.settings)
   if len(group) > 1 and len(methods) == 1 and swept:
     usual = scales.recipe(pair, {})
     settings.pop(swept, None)

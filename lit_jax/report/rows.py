@@ -53,7 +53,11 @@ _FIELDS: dict[str, Kind] = {
 # What a system from outside may not have.
 _NULLABLE = ('depth', 'macs', 'epochs')
 # What the page draws where a row has it.
-_PICTURES = {'confusion': list, 'ir_error': Mapping, 'sheets': Mapping}
+_PICTURES = {
+  'confusion': list, 'ir_error': Mapping, 'sheets': Mapping, 'stitch': Mapping
+}  # fmt: skip
+# Of a block in the teacher.
+_STITCH = {'score': NUMBER, 'lost': NUMBER, 'input_shift': NUMBER}
 _SHEET = {'file': str, 'columns': list, 'rows': int}
 _LARGEST = 1e300  # integer that is computed with
 
@@ -219,6 +223,10 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
   _check_each(blocks, Mapping, f'{where}.ir_error')
   for name, block in blocks.items():
     _check_each(block, NUMBER, f'{where}.ir_error.{name}')
+  stitches = row.get('stitch') or {}
+  _check_each(stitches, Mapping, f'{where}.stitch')
+  for name, block in stitches.items():
+    check_fields(block, _STITCH, f'{where}.stitch.{name}')
   _check_sheets(row, where)
 
 

@@ -10,7 +10,7 @@ import rich.table
 from rich.text import Text
 
 from lit_jax.errors import printable
-from lit_jax.report import columns
+from lit_jax.report import columns, stitches
 from lit_jax.report.columns import NONE, Column
 from lit_jax.report.rows import Results
 
@@ -56,12 +56,18 @@ def table(results: Results) -> rich.table.Table:
 
 
 def show(results: Results, page: pathlib.Path) -> None:
-  """Prints the table of a run, and where its page is.
+  """Prints the table of a run, what its blocks lose, and where its page is.
 
   Raises:
     UserError: as `table`.
   """
-  rich.console.Console().print(table(results))
+  console = rich.console.Console()
+  console.print(table(results))
+  blocks = stitches.table(results)
+  if blocks is not None:
+    console.print(blocks)
+  for sentence in stitches.sentences(results):
+    print(sentence)
   print(f'report: {page}')
 
 

@@ -54,6 +54,7 @@ def compress(
   seed: int = 0,
   precision: str = 'fp32',
   steps_per_call: int = STEPS_PER_CALL,
+  stitch: bool = True,
   class_names: Sequence[str] = (),
   data_name: str = 'own',
   observer: Observer | None = None,
@@ -92,6 +93,8 @@ def compress(
     precision: 'fp16' scales the loss. What a BlockNet computes in is said by
       its own modules; others compute in it.
     steps_per_call: how many steps one call of the program makes.
+    stitch: whether each block of the trained student is tried in the teacher;
+      what that costs of the teacher's score stands in the student's row.
     class_names: in the order of the labels; a saved teacher of other classes is
       refused.
     data_name: of the data set, for messages and tables.
@@ -143,11 +146,13 @@ def compress(
       'teacher': _known(big),
       'student': _known(small) | ({'start': 'saved'} if small.folder else {}),
       'phases': [str(phase) for phase in (labels_alone, *phases)],
-      # Not steps_per_call, by which a result differs in its rounding alone.
+      # Not steps_per_call, by which a result differs in its rounding alone, nor
+      # stitch, which changes none.
       'training': f'{batch_size=} {seed=} {precision=}',
       'task': f'{type(task).__module__}.{task}',
       'preprocess': str(dataset.preprocess),
     },
+    stitch=stitch,
   )
   return runner.run(job, pathlib.Path(workdir), observer)
 

@@ -103,6 +103,8 @@ class Job:
     reference: numbers from elsewhere.
     teacher_variables: of a trained teacher, instead of a checkpoint.
     judge: None where the task needs none.
+    stitch: whether the blocks of students that learned from the teacher's are
+      tried in the teacher, one by one (`training/stitch.py`).
   """
 
   dataset: Dataset
@@ -117,6 +119,7 @@ class Job:
   reference: Reference | None = None
   teacher_variables: Mapping[str, Any] | None = None
   judge: Judge | None = None
+  stitch: bool = False
 
   @property
   def gives_teacher(self) -> bool:

@@ -137,12 +137,22 @@ class Method:
 
   @property
   def needs_teacher(self) -> bool:
+    return any(o.needs_teacher for o in self._objectives) or any(
+      phase.copy for phase in self.phases
+    )
+
+  @property
+  def compares_irs(self) -> bool:
+    """Whether blocks learn from the teacher's in any phase."""
+    return any(o.computes('ir') for o in self._objectives)
+
+  @property
+  def _objectives(self) -> list[Objective]:
+    """Of all phases and members."""
     objectives = [phase.objective for phase in self.phases]
     for member in self.population:
       objectives.extend(member.objectives)
-    return any(o.needs_teacher for o in objectives) or any(
-      phase.copy for phase in self.phases
-    )
+    return objectives
 
 
 @dataclasses.dataclass(frozen=True)

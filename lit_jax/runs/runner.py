@@ -30,7 +30,7 @@ from lit_jax.runs import (
 from lit_jax.runs.jobs import Job, JsonRow
 from lit_jax.runs.phases import JUDGE, STUDENT, TEACHER
 from lit_jax.runs.train import Context, Teacher
-from lit_jax.training import evaluation, logs, loop, state
+from lit_jax.training import evaluation, logs, loop, state, stitch
 from lit_jax.training.interrupt import Observer
 
 
@@ -305,8 +305,12 @@ def _train_student(job, context, student, teacher) -> None:
     _save(
       job, member.folder, student.network, preprocess, member.row, member.result
     )
+  tried = None
+  if job.stitch and method.compares_irs:
+    split = job.dataset.splits[job.dataset.scored]
+    tried = stitch.evaluator(context.task, teacher, net, split)
   for member in members:
-    _score_student(job, context, member, net, preprocess, teacher)
+    _score_student(job, context, member, net, preprocess, teacher, tried)
 
 
 class _Trained(NamedTuple):
@@ -328,20 +332,46 @@ def _students_row(student, member, result) -> JsonRow:
   )
 
 
-def _score_student(job, context, member, net, preprocess, teacher) -> None:
+def _score_student(
+  job, context, member, net, preprocess, teacher, tried
+) -> None:
   folder, row, result = member
-  errors = None
+  details = {}
   if teacher is not None:
     own = evaluation.Reader(net, result.learners[state.STUDENT], preprocess)
-    split = job.dataset.splits[job.dataset.scored]
-    errors = rows.measured(
-      f'the IR error of {row["method"]}',
-      lambda: evaluation.ir_errors(teacher, own, split),
-    )
-  _score(
-    job, context, folder, row, net, preprocess, result.learners,
-    **({} if errors is None else {'ir_error': errors}),
-  )  # fmt: skip
+    details = _of_blocks(job, row, teacher, own, tried)
+  _score(job, context, folder, row, net, preprocess, result.learners, **details)
+
+
+def _of_blocks(job, row, teacher, own, tried) -> dict[str, Any]:
+  """What a row says of its student's blocks beside the teacher's.
+
+  Args:
+    job: whose data are scored.
+    row: the student's.
+    teacher: with whom it is compared.
+    own: the student.
+    tried: tries its blocks in the teacher (`stitch.evaluator`); None for none.
+  """
+  split = job.dataset.splits[job.dataset.scored]
+  errors = rows.measured(
+    f'the IR error of {row["method"]}',
+    lambda: evaluation.ir_errors(teacher, own, split),
+  )
+  if errors is None:
+    return {}
+  names = own.net.block_names
+  found = {'ir_error': {name: errors[name] for name in names}}
+  stitches = tried and rows.measured(
+    f'the stitch report of {row["method"]}', lambda: tried(own.variables)
+  )
+  if stitches:
+    # A block is fed with what the part before it puts out.
+    found['stitch'] = {
+      name: stitches[name] | {'input_shift': errors[before]['own_input']}
+      for before, name in zip(('stem', *names[:-1]), names, strict=True)
+    }
+  return found
 
 
 def _students_preprocess(job, method, teacher, start) -> Preprocess:

@@ -157,7 +157,8 @@ def ir_errors(
     For every block 'teacher_input' (fed with the teacher's previous IR) and
     'own_input' (with the student's own): mean squared difference to the
     teacher's IR, divided by that IR's variance over examples and elements. 0
-    is the teacher's own block, 1 is a constant.
+    is the teacher's own block, 1 is a constant. Before them the 'stem', which
+    has its own input alone.
   """
   program = ir_error_program(
     teacher.net, teacher.preprocess, student.net, student.preprocess
@@ -168,11 +169,10 @@ def ir_errors(
   )
   means = {name: value / sums['examples'] for name, value in sums.items()}
   variance = means['square'] - means['sum'] ** 2
-  return {
-    name: {
-      kind: float(means[kind][i] / variance[i])
-      for kind in ('teacher_input', 'own_input')
-    }
+  own = means['own_input'] / variance
+  fed = means['teacher_input'] / variance[1:]
+  return {'stem': {'own_input': float(own[0])}} | {
+    name: {'teacher_input': float(fed[i]), 'own_input': float(own[i + 1])}
     for i, name in enumerate(student.net.block_names)
   }
 
@@ -185,11 +185,12 @@ def ir_error_program(
 ) -> Program:
   """The pure program (teacher's, student's variables, a batch, valid) → sums.
 
-  Returns by block, each [k] float32: sums over the valid examples of the
-  student's squared error against the teacher's IR ('teacher_input': the block
-  fed with the teacher's previous IR; 'own_input': with the student's own), of
-  the teacher's IR and of its square, each a mean over the elements of an
-  example; and 'examples', their number.
+  Returns float32 sums over the valid examples, each of a mean over the elements
+  of an example: by block, [k], the squared error of the student's block against
+  the teacher's IR where it is fed with the teacher's previous IR
+  ('teacher_input'); by cut, T_0 to T_k, [k + 1], that of the student's own IR
+  ('own_input'), the teacher's IR ('sum') and its square ('square'); and
+  'examples', their number.
   """
 
   def program(teacher_variables, variables, inputs, labels, valid):
@@ -199,10 +200,11 @@ def ir_error_program(
     _, own = infer(student, variables, preprocess.normalize(inputs))
     rows = {'teacher_input': [], 'own_input': [], 'sum': [], 'square': []}
     for i in range(len(student.blocks)):
-      target = targets[i + 1].astype(jnp.float32)
       fed = infer(student, variables, targets[i], i, method='block')
-      rows['teacher_input'].append(losses.l2(fed, target))
-      rows['own_input'].append(losses.l2(own[i + 1], target))
+      rows['teacher_input'].append(losses.l2(fed, targets[i + 1]))
+    for ir, target in zip(own, targets, strict=True):
+      target = target.astype(jnp.float32)
+      rows['own_input'].append(losses.l2(ir, target))
       axes = tuple(range(1, target.ndim))
       rows['sum'].append(target.mean(axes))
       rows['square'].append(jnp.square(target).mean(axes))
