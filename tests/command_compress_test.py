@@ -393,6 +393,9 @@ def test_a_page_is_made_again(workdir, lit_jax_command, tmp_path):
   (accuracy,) = {f'{100 * results(folder)["rows"][1]["accuracy"]:.2f}'}
   (line,) = re.findall('^lit .*', out, re.MULTILINE)
   assert accuracy in line.split()
+  assert list(results(folder)['rows'][1]['stitch']) == ['blocks_0', 'blocks_1']
+  assert re.search('^ +blocks_1 ', out, re.MULTILINE)
+  assert re.search('^lit: .* lose', out, re.MULTILINE)
   assert out.endswith(f'report: {folder}/report.html\n')
 
 

@@ -65,6 +65,7 @@ def show(results: Results, page: pathlib.Path) -> None:
   console.print(table(results))
   blocks = stitches.table(results)
   if blocks is not None:
+    console.print()
     console.print(blocks)
   for sentence in stitches.sentences(results):
     print(sentence)
