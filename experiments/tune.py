@@ -14,10 +14,8 @@ DIR/tuned.json, and DIR/tuned.flags trains with it:
       --flagfile=DIR/tuned.flags --workdir=runs/tuned
 """
 
-import json
 import math
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,14 +25,13 @@ import rich.table
 from absl import app, flags
 from rich.console import Console
 
-from experiments import cli, recipes
+from experiments import cli, held_out, recipes
 from lit_jax import models
 from lit_jax.data.dataset import Dataset
 from lit_jax.errors import UserError
 from lit_jax.files import write_json, write_text
-from lit_jax.networks import saved
 from lit_jax.objectives import Objective, check
-from lit_jax.runs import checks, results, runner, teachers
+from lit_jax.runs import checks, results, runner
 from lit_jax.runs.phases import TEACHER
 from lit_jax.training.interrupt import Observer
 
@@ -44,11 +41,6 @@ _BETAS = flags.DEFINE_string('betas', '0,.25,.5,.75,1', 'Of β.')
 _SMALL_DEPTH = flags.DEFINE_integer(
   'small_depth', 0, "Of the student that τ is chosen by; 0 is the recipe's."
 )
-_HELD_OUT = flags.DEFINE_integer(
-  'held_out', 0, 'Training examples; 0 is config.validation, or a tenth.'
-)
-
-HAS_SEEN, MAY_HAVE_SEEN = 'has seen', 'may have seen'
 
 
 class Sweep(NamedTuple):
@@ -129,10 +121,9 @@ def _wanted() -> Wanted:
         check(Objective(0.5, 0.5, 1.0).replace(**{setting: value}))
       except UserError as error:
         raise UserError(f'{where}: {error}') from None
-  for flag in (_SMALL_DEPTH, _HELD_OUT):
-    if flag.value < 0:
-      raise UserError(f'--{flag.name}={flag.value}; give 1 or more')
-  return Wanted(values, _SMALL_DEPTH.value, _HELD_OUT.value)
+  if _SMALL_DEPTH.value < 0:
+    raise UserError(f'--small_depth={_SMALL_DEPTH.value}; give 1 or more')
+  return Wanted(values, _SMALL_DEPTH.value, held_out.wanted())
 
 
 def tune(
@@ -157,26 +148,13 @@ def tune(
     Interrupted: asked to stop; what is trained is kept.
   """
   _check(config, workdir, wanted)
-  held_out = (
-    wanted.held_out
-    or config.validation
-    or max(1, recipes.training_examples(config) // 10)
-  )
-  wanted = wanted._replace(held_out=held_out)
+  wanted = wanted._replace(held_out=held_out.count(config, wanted.held_out))
   cli.start(config, workdir)
   known = check_sweeps(config, wanted)
-  teacher = config.teacher.get('checkpoint', '')
-  if not teacher:
-    teacher = str(workdir / TEACHER)
-    print(f'teacher: learns without the {held_out} held-out examples')
-    execute(teacher_config(config, held_out), workdir / TEACHER, observer)
-  elif seen := seen_by(teacher, known, held_out):
-    print(
-      f'warning: the teacher {teacher} {seen} the {held_out} held-out examples '
-      'in its own training; without teacher.checkpoint one is trained that has '
-      'not',
-      file=sys.stderr,
-    )
+  teacher = held_out.teacher(
+    config, workdir, wanted.held_out, known,
+    lambda own, folder: execute(own, folder, observer),
+  )  # fmt: skip
   chosen, path = {}, []
   for sweep in SWEEPS:
     values = tried(config, sweep, wanted.values[sweep.setting])
@@ -293,23 +271,6 @@ def execute(
 # Configurations.
 
 
-def _held_out(config, held_out) -> recipes.Config:
-  """A copy that is scored on so many held-out examples, by our rows alone."""
-  own = config.copy_and_resolve_references()
-  own.validation, own.score_on = held_out, recipes.VALIDATION
-  own.stitch = False  # of a network that is thrown away
-  if 'baseline' in own:
-    own.baseline = ''
-  return own
-
-
-def teacher_config(config: recipes.Config, held_out: int) -> recipes.Config:
-  """Of the run that trains the teacher of all sweeps."""
-  own = _held_out(config, held_out)
-  own.method = ''
-  return own
-
-
 def sweep_config(
   config: recipes.Config,
   sweep: Sweep,
@@ -326,7 +287,7 @@ def sweep_config(
     wanted: with the number of held-out examples.
     teacher: its folder, or 'embedded'; '' trains it.
   """
-  own = _held_out(config, wanted.held_out)
+  own = held_out.recipe(config, wanted.held_out)
   own.method = sweep.method
   own.teacher.checkpoint = teacher
   for key, value in _keys(config, chosen).items():
@@ -468,40 +429,6 @@ def _step(config, sweep, values, outcome) -> dict[str, Any]:
     'sampling_error': error,
     'within_error': within,
   }
-
-
-def seen_by(teacher: str, dataset: Dataset, held_out: int) -> str:
-  """Whether a teacher learned from held-out examples.
-
-  A teacher that was trained in a workdir has not if that run held out as many
-  examples of the same data, or more: `hold_out` takes the same ones first.
-
-  Args:
-    teacher: 'embedded', which learned from all training examples, or a folder.
-    dataset: of which they are held out.
-    held_out: how many.
-
-  Returns:
-    HAS_SEEN; MAY_HAVE_SEEN, where it is not known; or '' where it has not.
-  """
-  if teacher == saved.EMBEDDED:
-    return HAS_SEEN
-  folder = teachers.given_folder(teacher, dataset.name).absolute()
-  try:
-    config, data = (
-      json.loads((folder.parents[1] / name).read_text())
-      for name in ('config.json', 'data.json')
-    )
-    same = bool(dataset.content) and data['content'] == dataset.content
-    own, part = config['validation'], config.get('train_examples', 0)
-  except (OSError, ValueError, TypeError, KeyError, IndexError):
-    return MAY_HAVE_SEEN
-  # A student's own teacher may have seen more.
-  if not same or folder.name != TEACHER:
-    return MAY_HAVE_SEEN
-  if own >= held_out:
-    return ''
-  return MAY_HAVE_SEEN if part else HAS_SEEN
 
 
 # What is printed.

@@ -10,7 +10,7 @@ import pytest
 from absl import app
 from absl.testing import flagsaver
 
-from experiments import baselines, cli, recipes, tune
+from experiments import baselines, cli, held_out, recipes, tune
 from experiments.configs import resnet
 from lit_jax import report
 from lit_jax.data.dataset import Dataset, Split, hold_out, without_test
@@ -441,11 +441,11 @@ def _teacher(folder, validation=0, content='a hash', **more):
 
 def test_what_a_teacher_has_seen(tmp_path):
   def seen(teacher):
-    return tune.seen_by(teacher, _noise(), 30)
+    return held_out.seen_by(teacher, _noise(), 30)
 
-  assert seen('embedded') == tune.HAS_SEEN
-  assert seen(_teacher(tmp_path / 'all')) == tune.HAS_SEEN
-  assert seen(_teacher(tmp_path / 'less', 29)) == tune.HAS_SEEN
+  assert seen('embedded') == held_out.HAS_SEEN
+  assert seen(_teacher(tmp_path / 'all')) == held_out.HAS_SEEN
+  assert seen(_teacher(tmp_path / 'less', 29)) == held_out.HAS_SEEN
   own = _teacher(tmp_path / 'as many', 30)
   assert seen(own) == seen(_teacher(tmp_path / 'more', 40)) == ''
   # Those of the 30 are among the first 40.
@@ -460,7 +460,7 @@ def test_what_a_teacher_has_seen(tmp_path):
     f'{own}/lit/student',
     str(tmp_path / 'elsewhere'),
   ):
-    assert seen(unknown) == tune.MAY_HAVE_SEEN
+    assert seen(unknown) == held_out.MAY_HAVE_SEEN
   # The network itself may be named.
   assert seen(f'{own}/teacher/teacher') == ''
 
