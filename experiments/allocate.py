@@ -158,13 +158,25 @@ def costs(job: jobs.Job, batch: int) -> Callable[[str, Units], float]:
     units. It finds each number once.
   """
 
+  count = _blocks(job)
+
+  def build(units):
+    return job.build(_without_depth(job) | {'units': units})
+
+  @functools.cache
+  def parts(depth):
+    return summary(build((depth,) * count)).parts
+
   @functools.cache
   def cost(kind, units):
-    net = job.build(_without_depth(job) | {'units': units})
-    if kind != 'latency_ms':
-      return getattr(summary(net), kind)
-    variables = blocks.init(net, jax.random.key(0))
-    return latency.latency_ms(net, variables, batch)
+    if kind == 'latency_ms':
+      net = build(units)
+      variables = blocks.init(net, jax.random.key(0))
+      return latency.latency_ms(net, variables, batch)
+    # A block costs the same whatever the others are, for its input is.
+    ends = (parts(units[0])[part] for part in ('stem', 'head'))
+    own = (parts(depth)[f'blocks_{i}'] for i, depth in enumerate(units))
+    return sum(getattr(part, kind) for part in (*ends, *own))
 
   return cost
 
