@@ -261,6 +261,9 @@ def test_the_chosen_network_beside_the_uniform_one(allocating, made_up):
     assert (own.method, own.methods.lit) == ('lit', 'lit,finetune')
     assert (own.validation, own.score_on) == (0, 'test')
     assert own.teacher.checkpoint == 'embedded'
+    (student,) = recipes.compression(own).students
+    assert student.method.names == ('lit-seed1', 'lit-seed2')
+    assert student.network['units'] == own.student.units
   lines = out.splitlines()
   start = lines.index('| | units | params | MACs | score | n |')
   assert lines[start + 2].startswith('| chosen | 3/1/2 | 158,')
@@ -341,12 +344,11 @@ def test_an_allocation_at_its_smallest(allocating, monkeypatch, tmp_path):
   monkeypatch.setattr(loop, 'run', spy)
   flags = (
     f'--budget_parameters={PARAMETERS}', '--depths=1,2', '--held_out=30',
-    '--compare', '--compare_seeds=0,1',
   )  # fmt: skip
   code, out, err = allocating(*flags)
   assert code == 0, err
   tables = [('units-1', 'lit'), ('units-2', 'lit')]
-  assert trained[:3] == [('teacher', 'train_teacher'), *tables]
+  assert trained == [('teacher', 'train_teacher'), *tables]
   folder = tmp_path / 'run'
   found = json.loads((folder / 'allocated.json').read_text())
   for depth in '12':
@@ -359,15 +361,8 @@ def test_an_allocation_at_its_smallest(allocating, monkeypatch, tmp_path):
       # Stem and head are the teacher's.
       assert own.keys() == {'score', 'lost', 'input_shift'}
     assert lit['stitch']['blocks_0']['input_shift'] == pytest.approx(0)
-  chosen = found['choices']['chosen']['units']
-  compared = dict.fromkeys(('-'.join(map(str, chosen)), '2-2-2'))
-  assert trained[3:] == [
-    (f'compare-{name}', phase)
-    for name in compared
-    for phase in ('lit', 'finetune')
-  ]
-  # Once more, nothing is trained, and all is said again.
-  table = out[out.index('| | units') :]
-  code, again, _ = allocating(*flags)
-  assert code == 0 and again[again.index('| | units') :] == table
-  assert len(trained) == 3 + 2 * len(compared)
+  # Once more, nothing is trained, and the same is chosen.
+  assert allocating(*flags)[0] == 0
+  assert len(trained) == 3
+  again = json.loads((folder / 'allocated.json').read_text())
+  assert again == found
