@@ -21,6 +21,7 @@ from lit_jax.data.feed import Feed
 from lit_jax.errors import UserError
 from lit_jax.networks import saved
 from lit_jax.objectives import Objective, scratch
+from lit_jax.report import sheets
 from lit_jax.runs import jobs, phases, rows, runner
 from lit_jax.tasks import Classify, classify
 from lit_jax.training import (
@@ -266,8 +267,8 @@ def test_results_have_the_documented_shape(finished):
   results = finished.results
   assert json.loads((finished.workdir / 'results.json').read_text()) == results
   assert results.keys() == {
-    'dataset', 'classes', 'seed', 'columns', 'selects', 'notes', 'rows',
-    'device', 'versions', 'command'
+    'dataset', 'classes', 'seed', 'columns', 'selects', 'selects_largest',
+    'loss_name', 'notes', 'rows', 'device', 'versions', 'command'
   }  # fmt: skip
   assert (results['dataset'], results['seed']) == ('noise', 3)
   assert results['versions']['jax'] == jax.__version__
@@ -276,7 +277,10 @@ def test_results_have_the_documented_shape(finished):
   assert [row['method'] for row in results['rows']] == list(epochs)
   for row in results['rows']:
     student = row['method'] != 'teacher'
-    more = ['seed', 'data_seed', 'objectives', 'ir_error']
+    more = [
+      'seed', 'data_seed', 'objectives', 'ir_error', 'disagreements',
+      'disagreement_counts', 'disagreement_images',
+    ]  # fmt: skip
     if row['method'] in ('kd', 'lit'):
       more.append('teacher')
     if row['method'] == 'lit':
@@ -306,6 +310,36 @@ def test_results_have_the_documented_shape(finished):
   # Option B's 1x1 convolutions: the teacher's row is of the teacher.
   parameters = [row['parameters'] for row in results['rows']]
   assert parameters[0] > parameters[1] == parameters[2] == parameters[3]
+
+
+def test_rows_tell_where_teacher_and_student_disagree(finished):
+  split, said = DATASET.splits['test'], {}
+  for method in ('teacher', 'lit'):
+    facts, variables = saved.load(_folder(finished.workdir, method))
+    logits = np.asarray(_logits(models.build(facts.spec), variables, split)[0])
+    said[method] = logits.argmax(1)
+  row = next(r for r in finished.results['rows'] if r['method'] == 'lit')
+  teacher, student = said['teacher'], said['lit']
+  differ = np.flatnonzero(teacher != student)
+  assert row['disagreement_counts'] == {
+    'examples': 41,
+    'all': len(differ),
+    'teacher_right': (teacher == split.labels)[differ].sum(),
+    'student_right': (student == split.labels)[differ].sum(),
+  }
+  found = row['disagreements']
+  assert len(found) == min(12, len(differ)) > 0
+  indices = [own['index'] for own in found]
+  assert set(indices) <= set(differ.tolist())
+  for own in found:
+    i = own['index']
+    assert own['label'] == split.labels[i]
+    assert (own['teacher'], own['student']) == (teacher[i], student[i])
+  images = sheets.read(finished.workdir, row['disagreement_images'])
+  assert images is not None
+  np.testing.assert_array_equal(images[:, 0], split.inputs[indices])
+  # All others have their own.
+  assert all('disagreements' in r for r in finished.results['rows'][1:])
 
 
 def test_the_blocks_of_a_student_that_compared_them_are_tried(finished):

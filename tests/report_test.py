@@ -218,8 +218,8 @@ def test_page_stands_alone(tmp_path, results):
   page = _page(tmp_path, results, _lines(_metrics()))
   assert not re.search(r'(?i)https?://|<script|<link|@import|url\(', page)
   sources = re.findall(r'src="([^"]*)"', page)
-  # Overview, accuracy, loss and the bars of one method.
-  assert len(sources) == 4
+  # Against time, overview; accuracy, two losses and the bars of one method.
+  assert len(sources) == 6
   for source in sources:
     kind, data = source.split(',')
     assert kind == 'data:image/svg+xml;base64'
@@ -287,13 +287,14 @@ def test_page_leaves_gaps_for_what_is_not_finite(tmp_path, results):
   records[2]['loss'], records[3]['loss'] = float('nan'), float('inf')
   results['rows'][1]['ir_error']['blocks_0']['own_input'] = float('nan')
   results['rows'][1]['ir_error']['blocks_1']['own_input'] = 0
-  assert 'loss of lit' in _page(tmp_path, results, _lines(records))
+  page = _page(tmp_path, results, _lines(records))
+  assert 'training objective of lit' in page
 
 
 def test_page_leaves_out_a_curve_without_finite_values(tmp_path, results):
   records = [record | {'loss': float('nan')} for record in _metrics()]
   page = _page(tmp_path, results, _lines(records))
-  assert 'loss of lit' not in page
+  assert 'objective of lit' not in page and 'loss of lit' not in page
   assert 'accuracy of lit' in page
 
 
@@ -319,7 +320,7 @@ def test_page_needs_no_more_than_the_rows(tmp_path, results):
     'Method', 'Model', 'Depth', 'Params', 'MACs', 'Epochs', 'Training',
     'ms, batch 1', 'speed-up, 1', 'ms, batch 128', 'speed-up, 128',
   ]  # fmt: skip
-  assert 'loss of lit' in page
+  assert 'held-out loss of lit' in page
   assert 'percentage points' not in page
   assert not re.search(r'(?i)acc\.|accuracy', page)
 
@@ -462,7 +463,9 @@ def test_page_has_the_confusion_matrices(uneven, tmp_path):
   (tmp_path / 'results.json').write_text(json.dumps(uneven))
   page = report.write_html(tmp_path).read_text()
   section = page[page.index('<h2>Confusion') :]
-  assert section.count('other &lt;b&gt;</th>') == 4
+  # Of two networks, above the columns and before the rows.
+  assert section.count('<span>other &lt;b&gt;</span></th>') == 2
+  assert section.count('other &lt;b&gt;</th>') == 2
   for count in (290, 10, 20, 80, 280, 100):
     assert f'<td>{count}</td>' in section
   assert 'tf-idf' not in section
@@ -539,33 +542,51 @@ def test_the_columns_of_another_task_in_the_page(tmp_path, regression):
     assert f'<td>{cell}</td>' in page
   assert '<figcaption>Held-out RMSE</figcaption>' in page
   assert 'alt="RMSE of lit by epoch"' in page
-  assert 'alt="loss of lit by epoch"' in page
+  assert 'alt="training objective of lit by epoch"' in page
+  assert 'alt="held-out loss of lit by epoch"' in page
   assert 'accuracy' not in page
   drawn = [
     base64.b64decode(source).decode()
     for source in re.findall(r'base64,([^"]*)', page)
   ]
-  assert len(drawn) == 4
+  assert len(drawn) == 6
 
 
 def test_a_figure_names_its_metric_and_scale(tmp_path, results, monkeypatch):
   from lit_jax.report import plots
 
   drawn = []
-  monkeypatch.setattr(
-    plots, 'curve', lambda phases, metric: drawn.append(metric)
-  )
+  for name in ('curve', 'panels'):
+    monkeypatch.setattr(
+      plots, name, lambda _, metric, name=name: drawn.append((name, metric))
+    )
+  results['loss_name'] = 'cross-entropy'
   _page(tmp_path, results, _lines(_metrics()))
+  # What is minimised and what is held out are never on one axis.
+  train, test = ('train',), ('validation', 'test')
   assert drawn == [
-    plots.Metric('accuracy', 'accuracy', 'accuracy, %', 100.0),
-    plots.Metric('loss', 'loss', 'loss', 1.0, logarithmic=True),
-  ]
+    ('curve', plots.Metric('accuracy', 'accuracy', 'accuracy, %', 100.0)),
+    (
+      'panels',
+      plots.Metric(
+        'loss', 'training objective', 'training objective', 1.0, True, train
+      ),
+    ),
+    (
+      'curve',
+      plots.Metric(
+        'loss', 'held-out cross-entropy', 'held-out cross-entropy', 1.0, False,
+        test,
+      ),
+    ),
+  ]  # fmt: skip
 
 
 def test_what_selects_the_loss_shows_it_once(tmp_path, results):
   results['selects'] = 'loss'
   page = _page(tmp_path, results, _lines(_metrics()))
   assert page.count('loss of lit') == 1
+  assert page.count('training objective of lit') == 1
   assert 'Held-out' not in page
 
 

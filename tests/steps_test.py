@@ -11,6 +11,7 @@ from one_member import only
 
 from lit_jax import layers, objectives
 from lit_jax.blocks import infer
+from lit_jax.data.dataset import Split
 from lit_jax.data.feed import Superbatch
 from lit_jax.data.preprocess import ImagePreprocess
 from lit_jax.layers import shared_statistics
@@ -779,41 +780,22 @@ def total(rows):
   return jax.tree.map(lambda *x: np.sum(x, 0), *rows)
 
 
-def test_evaluation_counts_every_example_once(tiny):
-  images, labels, valid = padded(tiny)
-  program = jax.jit(classify.evaluation_program(tiny.student, tiny.preprocess))
-  found = total(
-    program(tiny.student_variables, *batch)
-    for batch in zip(images, labels, valid, strict=True)
-  )
-  rows, y = images.reshape(8, 8, 8, 3)[:6], labels.reshape(8)[:6]
+def test_answers_by_hand(tiny):
+  images, labels, _ = padded(tiny)
+  rows, y = images.reshape(8, 8, 8, 3), labels.reshape(8)
+  program = jax.jit(classify.answers_program(tiny.student, tiny.preprocess))
+  found = program(tiny.student_variables, rows, y)
   # Neither cropped nor mirrored, and with running statistics.
   logits, _ = tiny.student.apply(
     tiny.student_variables, tiny.preprocess.normalize(jnp.asarray(rows))
   )
   odds = np.exp(np.asarray(logits, np.float64))
-  losses = -np.log(odds[np.arange(6), y] / odds.sum(1))
-  confusion = np.zeros((5, 5))
-  for label, taken in zip(y, odds.argmax(1), strict=True):
-    confusion[label, taken] += 1
-  wanted = {'loss': losses.sum(), 'confusion': confusion, 'examples': 6}
-  assert set(found) == set(wanted)
-  for name, value in wanted.items():
-    np.testing.assert_allclose(found[name], value, rtol=1e-5)
-
-
-def test_evaluation_over_two_devices(tiny):
-  images, labels, valid = padded(tiny)
-  program = classify.evaluation_program(tiny.student, tiny.preprocess)
-  two = evaluation.over_devices(program)
-  # The second batch: one device has two examples, the other padding alone.
-  batch = images[1], labels[1], valid[1]
-  inputs, labels, valid = map(devices.shard, batch)
-  chex.assert_trees_all_close(
-    two((tiny.student_variables,), (inputs, labels), valid),
-    jax.jit(program)(tiny.student_variables, *batch),
-    rtol=1e-5,
-  )
+  odds /= odds.sum(1, keepdims=True)
+  assert set(found) == {'loss', 'class', 'probability'}
+  np.testing.assert_array_equal(found['class'], odds.argmax(1))
+  np.testing.assert_allclose(found['probability'], odds.max(1), rtol=1e-5)
+  wanted = -np.log(odds[np.arange(8), y])
+  np.testing.assert_allclose(found['loss'], wanted, rtol=1e-5)
 
 
 def test_confusion_by_hand(tiny):
@@ -823,15 +805,17 @@ def test_confusion_by_hand(tiny):
   head = {'dense': params['head']['dense'] | {'bias': bias}}
   variables = tiny.student_variables | {'params': params | {'head': head}}
   images, _, _ = padded(tiny)
-  program = jax.jit(classify.evaluation_program(tiny.student, tiny.preprocess))
-  found = program(
-    variables, images[0], np.array([3, 3, 0, 3]), np.array([1.0, 1, 1, 0])
-  )
-  # Right, right, wrong, and right but not valid.
+  # Three examples on two devices: the fourth is padding, and counts nowhere.
+  split = Split(images[0][:3], np.array([3, 3, 0], np.int32))
+  task = classify.Classify(5)
+  evaluate = task.evaluator(tiny.student, tiny.preprocess, split)
+  found = evaluate({'student': devices.replicate(variables)})
+  # Right, right and wrong.
   wanted = np.zeros((5, 5))
   wanted[3, 3], wanted[0, 3] = 2, 1
-  np.testing.assert_array_equal(found['confusion'], wanted)
-  assert found['examples'] == 3
+  np.testing.assert_array_equal(found.pictures['confusion'], wanted)
+  np.testing.assert_array_equal(found.answers.classes, [3, 3, 3])
+  np.testing.assert_array_equal(found.answers.probabilities, [1, 1, 1])
 
 
 def ir_errors_of(tiny):

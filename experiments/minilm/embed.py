@@ -44,6 +44,7 @@ class Embed(OneNetwork):
   )  # fmt: skip
   selects = Selection('first')
   output_loss = 'l2'
+  loss_name = 'contrastive loss'
 
   def network_options(self, dataset: Dataset) -> dict[str, Any]:
     return {}

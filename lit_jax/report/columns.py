@@ -15,6 +15,7 @@ from lit_jax.report.rows import NUMBER, Kind, Results, Row
 
 NONE = '-'  # the cell of what a row lacks
 TEACHER = 'teacher'  # the method of the row that others are compared with
+LOSS = 'loss'  # of a row there is none
 UNSCORED = 'unscored'  # true in a row whose network could not be measured
 _AGAINST = ('', 'difference', 'ratio')
 _MISSING = object()
@@ -299,6 +300,27 @@ def of_task(results: Results, where: str = 'results') -> list[Column]:
     Column.from_json(column, f'{where}: columns[{i}]')
     for i, column in enumerate(results.get('columns', ()))
   ]
+
+
+def selected(results: Results, where: str = 'results') -> Column | None:
+  """The column of the score that `selects` names; None where that is the loss.
+
+  Args:
+    results: what `results.json` holds.
+    where: how an error names it.
+
+  Raises:
+    UserError: there is no such column.
+  """
+  key = results.get('selects', LOSS)
+  if key == LOSS:
+    return None
+  own = of_task(results, where)
+  for column in own:
+    if column.key == key and not column.against:
+      return column
+  known = ', '.join(dict.fromkeys([*(c.key for c in own), LOSS]))
+  raise UserError(f'{where}: selects is {key!r}; the columns have {known}')
 
 
 def of(results: Results, where: str = 'results') -> list[Column]:

@@ -4,23 +4,26 @@ import base64
 import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 
 from lit_jax import files
 from lit_jax.errors import UserError
 from lit_jax.records import METRICS, Record, read
-from lit_jax.report import columns, rows
-from lit_jax.report.columns import FORMATS, TEACHER
+from lit_jax.report import columns, depth, headline, rows, scores
+from lit_jax.report.columns import LOSS, TEACHER
+from lit_jax.report.depth import Depth
 from lit_jax.report.rows import NUMBER, Results, Row
+from lit_jax.report.scores import Score
 
 if TYPE_CHECKING:
   from lit_jax.report import plots
+  from lit_jax.report.disagreements import Disagreements
 
 PAGE = 'report.html'
 _RESULTS = 'results.json'
-_LOSS = 'loss'
+_OBJECTIVE = 'training objective'
 
 
 def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -47,7 +50,7 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
   from lit_jax.report import sheets
 
   drawn = sheets.draw(workdir, rows.of(results, str(source)))
-  page = _html(results, records, drawn, str(source))
+  page = _html(results, records, workdir, drawn)
   try:
     for title, image in drawn.items():
       files.write_bytes(workdir / f'{title}.png', image)
@@ -61,11 +64,13 @@ def write_html(workdir: str | os.PathLike[str]) -> pathlib.Path:
 def _html(
   results: Results,
   records: Sequence[Record],
+  workdir: pathlib.Path,
   drawn: Mapping[str, bytes],
-  where: str,
 ) -> str:
+  where = str(workdir / _RESULTS)
   shown = columns.of(results, where)
   found = rows.of(results, where)
+  score = scores.of(results, where)
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -73,34 +78,84 @@ def _html(
     trim_blocks=True,
     lstrip_blocks=True,
   )
+  environment.filters['png'] = lambda content: _image(content, 'png')
   return environment.get_template('report.html.j2').render(
     results=results,
+    headline=headline.of(results, where),
+    trade_off=_trade_off(found, score),
     columns=shown,
     cells=columns.cells(results, shown),
     explained=' '.join(dict.fromkeys(c.note for c in shown if c.note)),
+    sheets=drawn,
+    **_curves(results, records, score),
+    blocks=_blocks(found, score),
+    block_headings=depth.HEADINGS,
     confusions=_confusions(found),
     class_names=_class_names(results, found),
-    bars=_bars(found),
-    sheets={title: _image(png, 'png') for title, png in drawn.items()},
-    **_curves(results, records, where),
+    disagreements=_disagreements(workdir, results, found),
   )
 
 
 # The figures.
 
 
+class _TradeOff(NamedTuple):
+  """Attributes: a figure; its title; where in it the best rows are."""
+
+  image: str
+  title: str
+  note: str
+
+
+def _trade_off(found: Sequence[Row], score: Score | None) -> _TradeOff | None:
+  """The score of the rows against their time; None of fewer than two."""
+  if score is None:
+    return None
+  for batch in headline.BATCHES:
+    known = [
+      (row.method, time, score.scale * own)
+      for row in found
+      if (own := score.of(row)) is not None
+      and (time := scores.milliseconds(row, batch)) is not None
+    ]
+    if len(known) > 1:
+      # Here, for matplotlib takes long to import; so in all that is below.
+      from lit_jax.report import plots, scatter
+
+      points = [scatter.Point(*own) for own in known]
+      looks = plots.looks(row.method for row in found)
+      svg = scatter.draw(points, batch, score.axis, looks)
+      corner = {True: 'The upper left', False: 'The lower left', None: ''}
+      best = corner[score.largest]
+      note = f'{best} is best: fast and good.' if best else 'Left is fast.'
+      return _TradeOff(_image(svg), f'{score.name} against time', note)
+  return None
+
+
 def _curves(
-  results: Results, records: Sequence[Record], where: str
+  results: Results, records: Sequence[Record], score: Score | None
 ) -> dict[str, Any]:
   """All methods' selected metric in one image, and each method's images."""
-  # Here, for matplotlib takes long to import, and a run's start needs no plot.
   from lit_jax.report import plots
 
-  selected = _selected(results, where)
-  metrics = [*selected, plots.Metric(_LOSS, _LOSS, _LOSS, logarithmic=True)]
+  selected = []
+  if score is not None:
+    key = score.column.key
+    selected = [plots.Metric(key, score.name, score.axis, score.scale)]
+  objective = plots.Metric(
+    LOSS, _OBJECTIVE, _OBJECTIVE, logarithmic=True, splits=plots.TRAIN
+  )
+  name = f'held-out {results.get("loss_name", LOSS)}'
+  held_out = plots.Metric(LOSS, name, name, splits=plots.HELD_OUT)
+  drawers = [
+    *((metric, plots.curve) for metric in selected),
+    (objective, plots.panels),
+    (held_out, plots.curve),
+  ]
   methods = [row['method'] for row in results['rows']]
-  tracks = _tracks(records, methods, [metric.key for metric in metrics])
-  overviews = [plots.overview(tracks, metric) for metric in selected]
+  tracks = _tracks(records, methods, [LOSS, *(m.key for m in selected)])
+  looks = plots.looks([*methods, *tracks])
+  overviews = [plots.overview(tracks, metric, looks) for metric in selected]
   return {
     'overviews': {
       metric.name: _image(svg)
@@ -110,50 +165,53 @@ def _curves(
     'curves': {
       method: {
         metric.name: _image(svg)
-        for metric in metrics
-        if (svg := plots.curve(phases, metric))
+        for metric, draw in drawers
+        if (svg := draw(phases, metric))
       }
       for method, phases in tracks.items()
     },
   }
 
 
-def _selected(results: Results, where: str) -> 'list[plots.Metric]':
-  """The metric that `selects` names, as its column has it; none or one.
+class _Blocks(NamedTuple):
+  """The blocks of one row.
 
-  Raises:
-    UserError: there is no such column.
+  Attributes:
+    name: of the row.
+    errors: the figure of the IR errors, or ''.
+    lost: the figure of what each block loses, or ''.
+    depth: the same in numbers, or None.
   """
+
+  name: str
+  errors: str
+  lost: str
+  depth: Depth | None
+
+
+def _blocks(found: Sequence[Row], score: Score | None) -> list[_Blocks]:
+  """Of each row that has IR errors, or what its blocks lose."""
   from lit_jax.report import plots
 
-  key = results.get('selects', _LOSS)
-  if key == _LOSS:
-    return []
-  own = columns.of_task(results, where)
-  for column in own:
-    if column.key == key and not column.against:
-      name = column.label or column.heading
-      scale = FORMATS[column.format].scale
-      axis = f'{name}, %' if column.label and scale == 100 else name
-      return [plots.Metric(key, name, axis, scale)]
-  known = ', '.join(dict.fromkeys([*(c.key for c in own), _LOSS]))
-  raise UserError(f'{where}: selects is {key!r}; the columns have {known}')
+  errors = [row.value('ir_error') or {} for row in found]
+  depths = [depth.of(row, score) for row in found]
+  ir_limits = plots.ir_limits(errors)
+  limits = depth.limits([own for own in depths if own])
+  axis = depth.axis(score)
+  return [
+    _Blocks(
+      _name(row) + _against(row),
+      _image(plots.ir_bars(blocks, ir_limits)) if blocks else '',
+      _image(plots.lost_bars(own.lost, axis, limits)) if own else '',
+      own,
+    )
+    for row, blocks, own in zip(found, errors, depths, strict=True)
+    if blocks or own
+  ]
 
 
-def _bars(found: Sequence[Row]) -> dict[str, str]:
-  """The IR errors of each row that has them, as images."""
-  from lit_jax.report import plots
-
-  errors = {
-    f'{row.method} ({row.model}){_against(row)}': blocks
-    for row in found
-    if (blocks := row.value('ir_error'))
-  }
-  limits = plots.ir_limits(list(errors.values()))
-  return {
-    name: _image(plots.ir_bars(blocks, limits))
-    for name, blocks in errors.items()
-  }
+def _name(row: Row) -> str:
+  return f'{row.method} ({row.model})'
 
 
 def _against(row: Row) -> str:
@@ -169,9 +227,7 @@ def _image(content: bytes, kind: str = 'svg+xml') -> str:
 
 def _confusions(found: Sequence[Row]) -> dict[str, list[list[int]]]:
   return {
-    f'{row.method} ({row.model})': matrix
-    for row in found
-    if (matrix := row.value('confusion'))
+    _name(row): matrix for row in found if (matrix := row.value('confusion'))
   }
 
 
@@ -180,6 +236,15 @@ def _class_names(results: Results, found: Sequence[Row]) -> list[str]:
   count = max(map(len, _confusions(found).values()), default=0)
   names = [str(name) for name in results.get('classes', ())]
   return names if len(names) == count else [str(i) for i in range(count)]
+
+
+def _disagreements(
+  workdir: pathlib.Path, results: Results, found: Sequence[Row]
+) -> 'list[Disagreements]':
+  # Here, for Pillow takes a while to load.
+  from lit_jax.report import disagreements
+
+  return disagreements.draw(workdir, found, results.get('classes', ()))
 
 
 # Reading.

@@ -4,16 +4,23 @@ import dataclasses
 import io
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import (
+  FuncFormatter,
+  LogLocator,
+  MaxNLocator,
+  NullLocator,
+)
 
 from lit_jax.errors import shortened
+from lit_jax.report import depth
+from lit_jax.report.columns import TEACHER
 
 # Okabe and Ito's palette, told apart with any common colour blindness; its
 # yellow is left out, which fades on white.
@@ -28,6 +35,15 @@ COLOURS = (
 )
 _LARGEST = 1e100  # that an axis shows
 _LETTERS = 40  # of a name
+_WIDE = 10.0  # times the least value, from which on an axis is logarithmic
+_LEGEND, _LINE = 40, 0.19  # letters beside each other; inches of a line
+# Which multiples of a power of ten have a number, below so many decades.
+_STEPS = (
+  (1.0, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)),
+  (2.5, (1.0, 2.0, 5.0)),
+  (math.inf, (1.0,)),
+)
+_PANELS, _MOST_PANELS = 3, 9  # beside each other, and in all
 # Beside colour, so that a grey print can be read too.
 _DASHES = ('-', '--', '-.', ':')
 
@@ -36,6 +52,7 @@ _SPLITS = {
   'validation': {'color': '#d55e00', 'linewidth': 1.8, 'linestyle': '--'},
   'test': {'color': '#000000', 'linewidth': 1.8, 'linestyle': '-'},
 }
+TRAIN, HELD_OUT = ('train',), ('validation', 'test')
 _INPUTS = {
   'teacher_input': ("teacher's previous IR as input", '#0072b2', None),
   'own_input': ("student's own IR as input", '#e69f00', '///'),
@@ -65,7 +82,8 @@ class Metric:
     name: as a reader knows it.
     axis: the name with its unit.
     scale: what a value is multiplied by, to be in that unit.
-    logarithmic: whether the axis is, where all values are positive.
+    logarithmic: whether the axis is, where it is wide and all are positive.
+    splits: of which it is drawn.
   """
 
   key: str
@@ -73,6 +91,7 @@ class Metric:
   axis: str
   scale: float = 1.0
   logarithmic: bool = False
+  splits: tuple[str, ...] = tuple(_SPLITS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +112,24 @@ class Phase:
   points: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 
+class Look(NamedTuple):
+  """Attributes: a colour, and a dash of lines."""
+
+  colour: str
+  dash: str
+
+
 def overview(
-  tracks: Mapping[str, Sequence[Phase]], metric: Metric
+  tracks: Mapping[str, Sequence[Phase]],
+  metric: Metric,
+  looks: Mapping[str, Look],
 ) -> bytes | None:
   """A held-out metric of all methods in one figure, as SVG.
 
   Args:
     tracks: the phases of each method, in order.
     metric: what to draw.
+    looks: of each method.
 
   Returns:
     The figure, or None where no method has a finite held-out value of it.
@@ -108,25 +137,21 @@ def overview(
   splits = {method: held_out(phases) for method, phases in tracks.items()}
   mixed = len(set(splits.values())) > 1
   with mpl.rc_context(STYLE):
-    figure, axes = _figure(width=6.0, height=4.2)
-    styles = zip(
-      itertools.cycle(COLOURS), itertools.cycle(_DASHES), strict=True
-    )
-    for (method, split), (colour, dash) in zip(
-      splits.items(), styles, strict=False
-    ):
+    drawn, axes = figure(width=4.5, height=3.0)
+    for method, split in splits.items():
+      colour, dash = looks[method]
       x, y = _joined(tracks[method], split, metric.key)
       if np.isfinite(y).any():
-        label = _literal(f'{method} ({split})' if mixed else method)
+        label = literal(f'{method} ({split})' if mixed else method)
         style = {'linestyle': dash, 'color': colour, 'linewidth': 1.6}
         axes.plot(x, metric.scale * y, label=label, **_dots(x), **style)
         _borders(axes, tracks[method], colour)
     if not axes.lines:
       return None
     split = 'held-out' if mixed else next(iter(splits.values()))
-    axes.set(xlabel='epoch', ylabel=_literal(f'{split} {metric.axis}'))
-    figure.legend(loc='outside lower center', ncols=3)
-    return _svg(figure)
+    axes.set(xlabel='epoch', ylabel=literal(f'{split} {metric.axis}'))
+    legend(drawn, axes)
+    return svg(drawn)
 
 
 def curve(phases: Sequence[Phase], metric: Metric) -> bytes | None:
@@ -140,22 +165,83 @@ def curve(phases: Sequence[Phase], metric: Metric) -> bytes | None:
     The figure, or None where no phase has a finite value of it.
   """
   with mpl.rc_context(STYLE):
-    figure, axes = _figure(width=5.0, height=3.0)
-    lowest = math.inf
-    for split, style in _SPLITS.items():
+    drawn, axes = figure(width=4.5, height=2.8)
+    ends = []
+    for split in metric.splits:
       x, y = _joined(phases, split, metric.key)
+      style = _SPLITS[split]
       if np.isfinite(y).any():
         axes.plot(x, metric.scale * y, label=split, **_dots(x), **style)
-        lowest = min(lowest, np.nanmin(y))
+        ends += [np.nanmin(y), np.nanmax(y)]
     if not axes.lines:
       return None
-    axes.set(xlabel='epoch', ylabel=_literal(metric.axis))
-    if metric.logarithmic and lowest > 0:
-      axes.set_yscale('log')
+    axes.set(xlabel='epoch', ylabel=literal(metric.axis))
+    if metric.logarithmic:
+      _maybe_logarithmic(axes, ends)
     _borders(axes, phases, '#57606a')
     _phase_names(axes, phases)
     axes.legend()
-    return _svg(figure)
+    return svg(drawn)
+
+
+def panels(phases: Sequence[Phase], metric: Metric) -> bytes | None:
+  """One metric of one method, each phase with axes of its own, as SVG.
+
+  What the phases minimise may be of different kinds and sizes.
+
+  Args:
+    phases: the method's phases, in order.
+    metric: what to draw, of its first split alone.
+
+  Returns:
+    The figure, or None where no phase has a finite value of it.
+  """
+  found = [
+    (phase, *_joined([phase], metric.splits[0], metric.key)) for phase in phases
+  ]
+  found = [own for own in found if np.isfinite(own[2]).any()]
+  if not found or len(found) > _MOST_PANELS:
+    return curve(phases, metric) if found else None
+  columns = min(len(found), _PANELS)
+  lines = math.ceil(len(found) / columns)
+  with mpl.rc_context(STYLE):
+    drawn = _blank(4.5, 2.8 if lines == 1 else 2.2 * lines)
+    grid = list(drawn.subplots(lines, columns, squeeze=False).flat)
+    for axes in grid[len(found) :]:
+      axes.remove()
+    for axes, (phase, x, y) in zip(grid, found, strict=False):
+      style = _SPLITS[metric.splits[0]] | {'linewidth': 1.4}
+      axes.plot(x, metric.scale * y, **_dots(x), **style)
+      axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+      if metric.logarithmic:
+        _maybe_logarithmic(axes, [np.nanmin(y), np.nanmax(y)])
+      if len(phases) > 1:
+        axes.set_title(literal(phase.name), fontsize=9, color='#57606a')
+    drawn.supxlabel('epoch', fontsize=10, color='#1f2328')
+    drawn.supylabel(literal(metric.axis), fontsize=10, color='#1f2328')
+    return svg(drawn)
+
+
+def lost_bars(
+  lost: Mapping[str, float | None], axis: str, limits: tuple[float, float]
+) -> bytes:
+  """What each block of one method loses in the teacher, as SVG.
+
+  Args:
+    lost: for each block; None where it is not known.
+    axis: what is lost, with its unit.
+    limits: lower and upper end of the axis, the same for all methods.
+  """
+  with mpl.rc_context(STYLE):
+    drawn, axes = figure(width=4.5, height=2.8)
+    x = np.arange(len(lost))
+    values = [math.nan if own is None else own for own in lost.values()]
+    axes.bar(x, values, 0.5, color=COLOURS[2])
+    axes.axhline(0, color='#57606a', linewidth=0.8)
+    axes.set_ylim(limits)
+    _name_blocks(axes, lost)
+    axes.set_ylabel(literal(axis))
+    return svg(drawn)
 
 
 def ir_bars(
@@ -170,7 +256,7 @@ def ir_bars(
       same for all methods, so that their bars can be compared.
   """
   with mpl.rc_context(STYLE):
-    figure, axes = _figure(width=5.0, height=3.0)
+    drawn, axes = figure(width=4.5, height=2.8)
     x = np.arange(len(errors))
     for side, (key, (label, colour, hatch)) in enumerate(_INPUTS.items()):
       values = [_positive(block.get(key)) for block in errors.values()]
@@ -186,14 +272,12 @@ def ir_bars(
       )
     # One is what a block scores that always answers with the mean.
     axes.axhline(1, color='#57606a', linewidth=0.8)
-    axes.set_yscale('log')
+    logarithmic(axes, 'y', *limits)
     axes.set_ylim(limits)
-    axes.set_xticks(x, [_literal(_block_name(name)) for name in errors])
-    axes.tick_params(axis='x', length=0, rotation=90 if len(x) > 6 else 0)
-    axes.grid(visible=False, axis='x')
+    _name_blocks(axes, errors)
     axes.set_ylabel('error / variance')
-    figure.legend(loc='outside upper center', ncols=2, fontsize=8.5)
-    return _svg(figure)
+    drawn.legend(loc='outside upper center', ncols=2, fontsize=8.5)
+    return svg(drawn)
 
 
 def ir_limits(
@@ -211,23 +295,74 @@ def ir_limits(
   return 10.0 ** math.floor(math.log10(lowest) - 0.1), highest * 2
 
 
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+  """How each method is drawn in every figure; the teacher alone is black."""
+  others = map(Look, itertools.cycle(COLOURS[1:]), itertools.cycle(_DASHES))
+  return {
+    method: Look(COLOURS[0], _DASHES[0]) if method == TEACHER else next(others)
+    for method in dict.fromkeys(methods)
+  }
+
+
 def held_out(phases: Sequence[Phase]) -> str:
   """The split to judge a method by: 'test', or else 'validation'."""
   tested = any(phase.points.get('test') for phase in phases)
   return 'test' if tested else 'validation'
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def figure(width: float, height: float) -> tuple[Figure, Axes]:
   """An empty figure of that many inches, with one set of axes."""
-  figure = Figure(figsize=(width, height), layout='constrained')
-  axes = figure.add_subplot()
-  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-  return figure, axes
+  drawn = _blank(width, height)
+  axes = drawn.add_subplot()
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+  return drawn, axes
 
 
-def _svg(figure: Figure) -> bytes:
+def _blank(width: float, height: float) -> Figure:
+  # An SVG's points are 1/72 of an inch: what is measured in pixels stays so.
+  return Figure(figsize=(width, height), dpi=72, layout='constrained')
+
+
+def legend(drawn: Figure, axes: Axes) -> None:
+  """Names what is drawn below the axes, which keep their size."""
+  handles, texts = axes.get_legend_handles_labels()
+  columns = min(3, max(1, _LEGEND // max(map(len, texts))), len(texts))
+  lines = math.ceil(len(texts) / columns)
+  drawn.set_figheight(drawn.get_figheight() + _LINE * lines)
+  drawn.legend(
+    handles, texts, loc='outside lower center', ncols=columns, fontsize=9
+  )
+
+
+def logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
+  """Makes an axis logarithmic, with plain numbers on it.
+
+  Args:
+    axes: that have it.
+    which: 'x' or 'y'.
+    low: the least value on it, positive.
+    high: the largest.
+  """
+  decades = math.log10(high) - math.log10(low)
+  axis = {'x': axes.xaxis, 'y': axes.yaxis}[which]
+  axes.set(**{f'{which}scale': 'log'})
+  steps = next(steps for below, steps in _STEPS if decades < below)
+  axis.set_major_locator(LogLocator(subs=steps))
+  # Powers of ten as formulas take long to draw.
+  axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+  axis.set_minor_locator(NullLocator())
+
+
+def _maybe_logarithmic(axes: Axes, ends: Sequence[float]) -> None:
+  low, high = min(ends), max(ends)
+  if 0 < low < high / _WIDE:
+    logarithmic(axes, 'y', low, high)
+
+
+def svg(drawn: Figure) -> bytes:
+  """A figure as a file of its own, the same bytes for the same figure."""
   out = io.BytesIO()
-  figure.savefig(out, format='svg', metadata={'Date': None})
+  drawn.savefig(out, format='svg', metadata={'Date': None})
   return out.getvalue()
 
 
@@ -246,7 +381,8 @@ def _joined(
     pairs += [(phase.start + epoch, value) for epoch, value in points]
   x, y = np.array(pairs, float).reshape(-1, 2).T
   # An infinite loss leaves a gap instead of an axis without end.
-  return x, np.where(np.abs(y) < _LARGEST, y, math.nan)
+  shown = np.maximum(np.abs(x), np.abs(y)) < _LARGEST
+  return np.where(shown, x, math.nan), np.where(shown, y, math.nan)
 
 
 def _dots(x: np.ndarray) -> dict[str, Any]:
@@ -272,12 +408,19 @@ def _phase_names(axes: Axes, phases: Sequence[Phase]) -> None:
       axes.text(
         middle,
         1.02,
-        _literal(phase.name),
+        literal(phase.name),
         transform=axes.get_xaxis_transform(),
         horizontalalignment='center',
         fontsize=8.5,
         color='#57606a',
       )
+
+
+def _name_blocks(axes: Axes, names: Collection[str]) -> None:
+  texts = [literal(depth.block_name(name)) for name in names]
+  axes.set_xticks(np.arange(len(texts)), texts)
+  axes.tick_params(axis='x', length=0, rotation=90 if len(texts) > 6 else 0)
+  axes.grid(visible=False, axis='x')
 
 
 def _positive(value: Any) -> float:
@@ -287,11 +430,7 @@ def _positive(value: Any) -> float:
   return value
 
 
-def _block_name(name: str) -> str:
-  return name.replace('blocks_', 'block ')
-
-
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
   """Text that matplotlib shows as it is, not as a formula; not too long."""
   # A longer one would leave no room for the axes.
   return shortened(text, _LETTERS).replace('$', r'\$')

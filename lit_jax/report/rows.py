@@ -5,6 +5,8 @@ results = {
   # All else may be absent.
   'columns': [column, ...],   # the task's own (columns.py)
   'selects': str,             # the score that the figures show
+  'selects_largest': bool,    # whether more of it is better
+  'loss_name': str,           # what the held-out loss is
   'classes': [str, ...],      # names for a row's `confusion`
   'notes': [str, ...],        # printed under the page's table
   'versions': {str: str}, 'device': str, 'command': str,
@@ -38,6 +40,8 @@ _RUN_EXTRAS = {
   'classes': list,
   'columns': list,
   'selects': str,
+  'selects_largest': bool,
+  'loss_name': str,
   'notes': list,
 }
 _FIELDS: dict[str, Kind] = {
@@ -54,11 +58,35 @@ _FIELDS: dict[str, Kind] = {
 _NULLABLE = ('depth', 'macs', 'epochs')
 # What the page draws where a row has it.
 _PICTURES = {
-  'confusion': list, 'ir_error': Mapping, 'sheets': Mapping, 'stitch': Mapping
-}  # fmt: skip
+  'confusion': list,
+  'ir_error': Mapping,
+  'sheets': Mapping,
+  'stitch': Mapping,
+  'disagreements': list,
+  'disagreement_counts': Mapping,
+  'disagreement_images': Mapping,
+}
 # Of a block in the teacher.
 _STITCH = {'score': NUMBER, 'lost': NUMBER, 'input_shift': NUMBER}
 _SHEET = {'file': str, 'columns': list, 'rows': int}
+# Examples that a student takes for another class than its teacher does.
+_DISAGREEMENT: dict[str, Kind] = {
+  'index': int,
+  'label': int,
+  'teacher': int,
+  'student': int,
+}
+_DISAGREEMENT_EXTRAS = {
+  'teacher_probability': NUMBER,
+  'student_probability': NUMBER,
+  'text': str,
+}
+_COUNTS: dict[str, Kind] = {
+  'examples': int,
+  'all': int,
+  'teacher_right': int,
+  'student_right': int,
+}
 _LARGEST = 1e300  # integer that is computed with
 
 
@@ -228,22 +256,39 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
   for name, block in stitches.items():
     check_fields(block, _STITCH, f'{where}.stitch.{name}')
   _check_sheets(row, where)
+  _check_disagreements(row, where)
 
 
 def _check_sheets(row: Mapping[str, Any], where: str) -> None:
   sheets = row.get('sheets') or {}
   _check_each(sheets, Mapping, f'{where}.sheets')
   for title, sheet in sheets.items():
-    own = f'{where}.sheets.{title}'
-    truth = {'truth': str} if 'truth' in sheet else {}
-    check_fields(sheet, _SHEET | truth, own)
+    _check_sheet(sheet, f'{where}.sheets.{title}')
     # The joined sheet is written under that name.
     if '/' in title or not title.isprintable():
       raise UserError(f'{where}.sheets: {title!r} cannot be the name of a file')
-    for name in ('file', 'truth'):
-      parts = pathlib.PurePosixPath(sheet.get(name, '')).parts
-      if '..' in parts or '/' in parts:
-        raise UserError(f'{own}: {name} must be a path below the workdir')
+
+
+def _check_sheet(sheet: Mapping[str, Any], where: str) -> None:
+  truth = {'truth': str} if 'truth' in sheet else {}
+  check_fields(sheet, _SHEET | truth, where)
+  for name in ('file', 'truth'):
+    parts = pathlib.PurePosixPath(sheet.get(name, '')).parts
+    if '..' in parts or '/' in parts:
+      raise UserError(f'{where}: {name} must be a path below the workdir')
+
+
+def _check_disagreements(row: Mapping[str, Any], where: str) -> None:
+  for i, own in enumerate(row.get('disagreements') or ()):
+    place = f'{where}.disagreements[{i}]'
+    check_fields({'example': own}, {'example': Mapping}, place)
+    extras = {k: v for k, v in _DISAGREEMENT_EXTRAS.items() if k in own}
+    check_fields(own, _DISAGREEMENT | extras, place)
+  if row.get('disagreement_counts') is not None:
+    place = f'{where}.disagreement_counts'
+    check_fields(row['disagreement_counts'], _COUNTS, place)
+  if row.get('disagreement_images') is not None:
+    _check_sheet(row['disagreement_images'], f'{where}.disagreement_images')
 
 
 def _check_each(record: Mapping[str, Any], kind: Kind, where: str) -> None:

@@ -6,7 +6,7 @@ those of all methods are joined example by example, under the same headings.
 
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,21 +58,34 @@ def _joined(workdir, shown, title, examples) -> bytes | None:
     if sheet is None:
       continue
     headings = headings or [str(c)[:_LETTERS] for c in sheet['columns']]
-    if not tiles:
-      tiles += _read(workdir, 'true', sheet, 'truth')
-    tiles += _read(workdir, row.method, sheet, 'file')
+    wanted = [('true', 'truth')] if not tiles else []
+    for name, key in (*wanted, (row.method, 'file')):
+      images = read(workdir, sheet, key)
+      if images is not None:
+        tiles.append(_Tiles(name[:_LETTERS], images))
   shape = tiles[0].images.shape if tiles else ()
   tiles = [own for own in tiles if own.images.shape == shape]
   tiles = [_Tiles(own.name, own.images[:examples]) for own in tiles]
   return _drawn(tiles, headings) if tiles else None
 
 
-def _read(workdir, name, sheet: dict[str, Any], key: str) -> list[_Tiles]:
-  """None or one."""
+def read(
+  workdir: pathlib.Path, sheet: Mapping[str, Any], key: str = 'file'
+) -> np.ndarray | None:
+  """The tiles of a sheet, uint8 [rows, columns, h, w, 3].
+
+  Args:
+    workdir: below which its file lies.
+    sheet: as a row of the results has it.
+    key: 'file', or 'truth' for what the images should be.
+
+  Returns:
+    None where the file is missing or cannot be read.
+  """
   rows, columns = sheet['rows'], len(sheet['columns'])
   path = workdir / sheet.get(key, '')
   if not path.is_file():  # a pipe would be waited for
-    return []
+    return None
   try:
     with Image.open(path, formats=('PNG',)) as image:
       pixels = np.asarray(image.convert('RGB'))
@@ -81,9 +94,9 @@ def _read(workdir, name, sheet: dict[str, Any], key: str) -> list[_Tiles]:
     tiles = tiles.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
   # Pillow raises errors of every kind.
   except Exception:
-    return []
+    return None
   # Of fewer pixels than tiles nothing is left.
-  return [_Tiles(name[:_LETTERS], tiles)] if tiles.size else []
+  return tiles if tiles.size else None
 
 
 def _drawn(tiles: Sequence[_Tiles], headings: Sequence[str]) -> bytes:

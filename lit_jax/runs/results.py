@@ -44,6 +44,8 @@ def results(job: Job, found: list[JsonRow]) -> dict[str, Any]:
     'seed': job.training.seed,
     'columns': columns,
     'selects': job.task.selects.key,
+    'selects_largest': job.task.selects.largest,
+    'loss_name': job.task.loss_name,
     'notes': notes,
     'rows': found,
     'device': _device(),

@@ -30,8 +30,10 @@ from lit_jax.runs import (
 from lit_jax.runs.jobs import Job, JsonRow
 from lit_jax.runs.phases import JUDGE, STUDENT, TEACHER
 from lit_jax.runs.train import Context, Teacher
+from lit_jax.tasks import disagreements
 from lit_jax.training import evaluation, logs, loop, state, stitch
 from lit_jax.training.interrupt import Observer
+from lit_jax.training.task import Evaluation
 
 
 def run(
@@ -214,11 +216,7 @@ def _train_alone(job, context, name, network, method, folder) -> None:
 
 def _score(job, context, folder, row, net, preprocess, learners, **details):
   """Measures a network that is saved, and adds what was found to its row."""
-  split = job.dataset.splits[job.dataset.scored]
-  test = job.task.evaluator(net, preprocess, split)
-  found = rows.measured(
-    f'the evaluation of {row["method"]}', lambda: test(learners)
-  )
+  found = _evaluation(job, context, row['method'], net, preprocess, learners)
   if found is not None:
 
     def annotate():
@@ -227,6 +225,26 @@ def _score(job, context, folder, row, net, preprocess, learners, **details):
       saved.annotate(folder, scored)
 
     hosts.once(annotate)
+
+
+def _evaluation(
+  job, context, name, net, preprocess, learners
+) -> Evaluation | None:
+  """Of a network on the scored split, made once; None where it cannot be."""
+  known = context.evaluations
+  if name not in known:
+    split = job.dataset.splits[job.dataset.scored]
+    test = job.task.evaluator(net, preprocess, split)
+    known[name] = rows.measured(
+      f'the evaluation of {name}', lambda: test(learners)
+    )
+  return known[name]
+
+
+def _of_teacher(job, context, name, teacher: Teacher) -> Evaluation | None:
+  return _evaluation(
+    job, context, name, teacher.net, teacher.preprocess, teacher.learners
+  )
 
 
 def _trained_teacher(job: Job, context: Context) -> Teacher:
@@ -247,11 +265,7 @@ def _teacher(job, context, teacher) -> rows.Timed:
     row = _row(folder)
   else:
     row = rows.made(TEACHER, job.teacher)
-    split = job.dataset.splits[job.dataset.scored]
-    test = job.task.evaluator(teacher.net, teacher.preprocess, split)
-    found = rows.measured(
-      'the evaluation of the teacher', lambda: test(teacher.learners)
-    )
+    found = _of_teacher(job, context, TEACHER, teacher)
     if found is not None:
       drawn = hosts.once(lambda: _drawn(context.workdir, TEACHER, found))
       row = rows.scored(row, found.scores, **drawn)
@@ -310,7 +324,9 @@ def _train_student(job, context, student, teacher) -> None:
     split = job.dataset.splits[job.dataset.scored]
     tried = stitch.evaluator(context.task, teacher, net, split)
   for member in members:
-    _score_student(job, context, member, net, preprocess, teacher, tried)
+    _score_student(
+      job, context, member, net, preprocess, student.teacher, teacher, tried
+    )
 
 
 class _Trained(NamedTuple):
@@ -333,13 +349,19 @@ def _students_row(student, member, result) -> JsonRow:
 
 
 def _score_student(
-  job, context, member, net, preprocess, teacher, tried
+  job, context, member, net, preprocess, teacher_name, teacher, tried
 ) -> None:
   folder, row, result = member
   details = {}
   if teacher is not None:
     own = evaluation.Reader(net, result.learners[state.STUDENT], preprocess)
     details = _of_blocks(job, row, teacher, own, tried)
+    found = _evaluation(
+      job, context, row['method'], net, preprocess, result.learners
+    )
+    if found is not None and found.answers is not None:
+      theirs = _of_teacher(job, context, teacher_name, teacher)
+      details |= _disagreements(job, context, row['method'], theirs, found)
   _score(job, context, folder, row, net, preprocess, result.learners, **details)
 
 
@@ -372,6 +394,23 @@ def _of_blocks(job, row, teacher, own, tried) -> dict[str, Any]:
       for before, name in zip(('stem', *names[:-1]), names, strict=True)
     }
   return found
+
+
+def _disagreements(job, context, name, teacher, student) -> dict[str, Any]:
+  """What a row has of the examples on which two classifiers disagree."""
+  if teacher is None or teacher.answers is None:
+    return {}
+  split = job.dataset.splits[job.dataset.scored]
+  found = disagreements.find(
+    split, job.dataset.preprocess, teacher.answers, student.answers
+  )
+  sheet = found.sheet
+  if sheet is None:
+    return found.details
+  images = hosts.once(
+    lambda: logs.write_sheet(context.workdir, name, 'disagreements', sheet)
+  )
+  return found.details | {'disagreement_images': images}
 
 
 def _students_preprocess(job, method, teacher, start) -> Preprocess:

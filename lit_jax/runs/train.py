@@ -25,7 +25,7 @@ from lit_jax.training import (
 )
 from lit_jax.training.interrupt import Observer
 from lit_jax.training.precision import policy
-from lit_jax.training.task import Plan, Task
+from lit_jax.training.task import Evaluation, Plan, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Context:
     observer: told of the first steps, and asked whether to stop.
     check_claim: raises UserError where the workdir is no longer the run's;
       asked before anything is written that would make it again.
+    evaluations: on the scored split, of networks by name; None where the device
+      could not. Each network is evaluated once.
   """
 
   workdir: pathlib.Path
@@ -49,6 +51,9 @@ class Context:
   training: Training
   observer: Observer
   check_claim: Callable[[], None] = lambda: None
+  evaluations: dict[str, Evaluation | None] = dataclasses.field(
+    default_factory=dict
+  )
 
   @property
   def held_out(self) -> str:

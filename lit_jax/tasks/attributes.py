@@ -35,6 +35,7 @@ class Attributes(OneNetwork):
   attributes: tuple[str, ...]
 
   output_loss = 'l2'
+  loss_name = 'binary cross-entropy'
   columns = (
     Column('accuracy', 'Acc. %', 'percent', label='accuracy'),
     Column(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lit_jax import blocks, losses
@@ -21,7 +22,7 @@ from lit_jax.scores.accuracy import accuracies
 from lit_jax.tasks.one_network import OneNetwork
 from lit_jax.training import evaluation
 from lit_jax.training.state import STUDENT, Learners
-from lit_jax.training.task import Evaluation, Selection
+from lit_jax.training.task import Answers, Evaluation, Selection
 
 # Of many classes a confusion matrix is a page of zeros.
 _CONFUSION_CLASSES = 20
@@ -53,6 +54,7 @@ class Classify(OneNetwork):
   )  # fmt: skip
   selects = Selection('accuracy')
   output_loss = 'kd'
+  loss_name = 'cross-entropy'
 
   @classmethod
   def of(cls, dataset: Dataset) -> 'Classify':
@@ -85,12 +87,18 @@ class Classify(OneNetwork):
   def evaluator(
     self, student: BlockNet, preprocess: Preprocess, split: Split
   ) -> Callable[[Learners], Evaluation]:
-    sums_of = evaluation.summed(evaluation_program(student, preprocess), split)
+    answers = evaluation.outputs(answers_program(student, preprocess))
 
     def evaluate(learners: Learners) -> Evaluation:
-      sums = sums_of(learners[STUDENT])
-      loss = float(sums['loss'] / sums['examples'])
-      return of_confusion(loss, sums['confusion'].astype(np.int64))
+      parts = list(answers(split, learners[STUDENT]))
+      loss, classes, probabilities = (
+        np.concatenate([part[name] for part in parts])
+        for name in ('loss', 'class', 'probability')
+      )
+      confusion = np.zeros((self.classes, self.classes), np.int64)
+      np.add.at(confusion, (np.asarray(split.labels[:]), classes), 1)
+      made = of_confusion(float(loss.mean(dtype=np.float64)), confusion)
+      return made._replace(answers=Answers(classes, probabilities))
 
     return evaluate
 
@@ -105,25 +113,22 @@ def of_confusion(loss: float, confusion: np.ndarray) -> Evaluation:
   )
 
 
-def evaluation_program(
+def answers_program(
   net: BlockNet, preprocess: Preprocess
-) -> evaluation.Program:
-  """The pure program (variables, inputs, labels, valid) → sums.
+) -> Callable[..., dict[str, jax.Array]]:
+  """The pure program (variables, inputs, labels) → numbers of each example.
 
-  `valid` is float32 [n], 0 for padding. Returns float32 sums over the valid
-  examples: 'loss', the cross-entropy; 'confusion' [classes, classes], how many
-  of each label (row) were taken for each class (column); and 'examples', their
-  number.
+  Returns, each [n]: 'loss', the cross-entropy, float32; 'class', int32, the
+  class that it is taken for; and 'probability', float32, what the softmax gives
+  that class.
   """
 
-  def program(variables, inputs, labels, valid):
+  def program(variables, inputs, labels):
     logits, _ = net.apply(variables, preprocess.normalize(inputs))
-    classes = logits.shape[-1]
-    found = jax.nn.one_hot(logits.argmax(-1), classes) * valid[:, None]
     return {
-      'loss': (losses.cross_entropy(logits, labels) * valid).sum(),
-      'confusion': jax.nn.one_hot(labels, classes).T @ found,
-      'examples': valid.sum(),
+      'loss': losses.cross_entropy(logits, labels),
+      'class': logits.argmax(-1).astype(jnp.int32),
+      'probability': jax.nn.softmax(logits.astype(jnp.float32)).max(-1),
     }
 
   return program

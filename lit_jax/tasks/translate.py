@@ -74,6 +74,7 @@ class Translate(Task):
   reconstruction: float = 10.0
 
   output_loss = 'l2'
+  loss_name = 'reconstruction error'
   learners = (STUDENT, DISCRIMINATOR)
 
   @classmethod

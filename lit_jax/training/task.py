@@ -79,6 +79,18 @@ class Sheet(NamedTuple):
   truth: np.ndarray | None = None
 
 
+class Answers(NamedTuple):
+  """What a classifier says of each example of a split, in the split's order.
+
+  Attributes:
+    classes: int32 [N], the class that each is taken for.
+    probabilities: float32 [N], what the softmax gives that class.
+  """
+
+  classes: np.ndarray
+  probabilities: np.ndarray
+
+
 class Evaluation(NamedTuple):
   """What networks make of a split.
 
@@ -87,12 +99,14 @@ class Evaluation(NamedTuple):
     line: the same in words, for a terminal.
     pictures: further JSON values of the row in `results.json`.
     sheets: images by name, for the log, the workdir and the report.
+    answers: of a classifier, whose labels are int [N]; None of other tasks.
   """
 
   numbers: dict[str, float]
   line: str
   pictures: dict[str, Any]
   sheets: Mapping[str, Sheet] = types.MappingProxyType({})
+  answers: Answers | None = None
 
   @property
   def scores(self) -> dict[str, Any]:
@@ -117,12 +131,14 @@ class Task(Protocol):
     columns: the table's columns of its own.
     selects: the number that `select=best` goes by.
     output_loss: how its outputs are compared (`Objective.output_loss`).
+    loss_name: what the 'loss' of an evaluation is, for the report.
     learners: names of the networks that learn; the student alone by default.
   """
 
   columns: tuple[Column, ...]
   selects: Selection
   output_loss: str
+  loss_name: str = 'loss'
   learners: tuple[str, ...] = (STUDENT,)
 
   def network_options(self, dataset: Dataset) -> dict[str, Any]:
