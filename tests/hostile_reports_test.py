@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lit_jax import records, report
-from lit_jax.report import stitches
+from lit_jax.report.table import blocks
 
 # Records.
 
@@ -253,8 +253,9 @@ def test_pages(changes):
     text = io.StringIO()
     console = rich.console.Console(file=text, width=80)
     console.print(table)
-    console.print(stitches.table(results) or '')
-    said = text.getvalue() + ''.join(stitches.sentences(results))
+    of_blocks, sentences = outcome(lambda: blocks(results)) or (None, [])
+    console.print(of_blocks or '')
+    said = text.getvalue() + ''.join(sentences)
     assert said.replace('\n', '').isprintable()
 
 

@@ -182,19 +182,18 @@ def _shown(results, capsys):
 def test_the_blocks_that_need_depth_are_shown(results, capsys):
   results['rows'][1]['stitch'] = STITCH
   lines = _shown(results, capsys).splitlines()
-  start = next(i for i, line in enumerate(lines) if 'input shift' in line)
-  assert (
-    lines[start].split()
-    == ('Method block accuracy lost, % IR error input shift').split()
-  )
+  start = next(i for i, line in enumerate(lines) if 'Input shift' in line)
+  heading = 'Method Block accuracy lost, points IR error Input shift'
+  assert lines[start].split() == heading.split()
   cells = [line.split() for line in lines[start + 2 : start + 5]]
   assert cells == [
-    ['lit', 'blocks_0', '1.00', '0.02', '0'],
-    ['blocks_1', '5.00', '0.04', '0.1235'],
-    ['blocks_2', '-1.00', '0.06', '2'],
+    ['lit', 'block', '0', '1.00', '0.02', '0'],
+    ['block', '1', '5.00', '0.04', '0.123'],
+    ['block', '2', '-1.00', '0.06', '2'],
   ]
   assert lines[start + 5 :] == [
-    'lit: blocks_1 loses most; give it depth first',
+    'lit: Block 1 loses most: with it in place of its own, the teacher’s '
+    'accuracy is 5.00 points worse (89.21 %). Depth is needed there first.',
     'report: page.html',
   ]
 
@@ -205,8 +204,8 @@ def test_blocks_that_lose_nothing(results, capsys):
   results['rows'][1]['stitch'] = {'blocks_0': unknown, 'blocks_1': own}
   del results['rows'][1]['ir_error']
   out = _shown(results, capsys)
-  assert re.search(r'blocks_1 +-1.00 +- +2', out)
-  assert 'lit: no block loses anything\n' in out
+  assert re.search(r'block 1 +-1.00 +- +2', out)
+  assert 'lit: No block of the student makes the teacher worse.\n' in out
 
 
 def test_a_run_without_tried_blocks_says_nothing_of_them(results, capsys):

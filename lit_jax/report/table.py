@@ -10,7 +10,7 @@ import rich.table
 from rich.text import Text
 
 from lit_jax.errors import printable
-from lit_jax.report import columns, stitches
+from lit_jax.report import columns, depth, rows, scores
 from lit_jax.report.columns import NONE, Column
 from lit_jax.report.rows import Results
 
@@ -63,13 +63,49 @@ def show(results: Results, page: pathlib.Path) -> None:
   """
   console = rich.console.Console()
   console.print(table(results))
-  blocks = stitches.table(results)
-  if blocks is not None:
+  of_blocks, sentences = blocks(results)
+  if of_blocks is not None:
     console.print()
-    console.print(blocks)
-  for sentence in stitches.sentences(results):
-    print(sentence)
-  print(f'report: {page}')
+    console.print(of_blocks)
+  print(*sentences, f'report: {page}', sep='\n')
+
+
+def blocks(results: Results) -> tuple[rich.table.Table | None, list[str]]:
+  """What each block of each student costs the teacher, for the terminal.
+
+  Args:
+    results: what `results.json` holds.
+
+  Returns:
+    A table with a line a block, None where no row has a 'stitch'; and of each
+    student a sentence on the block that loses most.
+
+  Raises:
+    UserError: a field is missing or of the wrong type.
+  """
+  score = scores.of(results)
+  shown = [
+    (printable(row.method), found)
+    for row in rows.of(results)
+    if (found := depth.of(row, score))
+  ]
+  if not shown:
+    return None, []
+  out = rich.table.Table(
+    box=rich.box.SIMPLE_HEAD,
+    show_edge=False,
+    title='The teacher with one block of the student',
+    title_justify='left',
+  )
+  out.add_column('Method', overflow='fold')
+  for i, heading in enumerate((depth.HEADINGS[0], depth.axis(score))):
+    out.add_column(Text(heading), justify='right' if i else 'left')
+  for heading in depth.HEADINGS[2:]:
+    out.add_column(heading, justify='right')
+  for method, found in shown:
+    for i, cells in enumerate(found.cells):
+      out.add_row(*map(Text, ('' if i else method, *cells)))
+  return out, [f'{method}: {found.sentence}' for method, found in shown]
 
 
 def markdown(results: Results) -> str:
