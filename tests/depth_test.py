@@ -111,3 +111,12 @@ def test_a_page_has_the_section(tmp_path):
   ]  # fmt: skip
   # The bars stand beside those of the IR error.
   assert section.count('<img') == 2
+  assert 'other rows' not in section
+  # Who has no more than these follows after all that have.
+  plain = RESULTS['rows'][1] | {'method': 'kd'}
+  results['rows'].insert(1, plain)
+  section = page().partition('<h2>Where depth is needed</h2>')[2]
+  assert re.findall('<h3>(.*?)</h3>', section) == [
+    'lit (resnet-20)', 'IR error of the other rows',
+  ]  # fmt: skip
+  assert '<figcaption>kd (resnet-20)</figcaption>' in section
