@@ -615,7 +615,9 @@ def test_disk_full_at_the_log(small, monkeypatch, tmp_path):
   assert not list((workdir / 'scratch' / 'scratch').iterdir())
 
 
-@pytest.mark.parametrize('name', ['config.json', 'network.json'])
+@pytest.mark.parametrize(
+  'name', ['config.json', pytest.param('network.json', marks=pytest.mark.slow)]
+)
 def test_disk_full_at_a_small_file(name, small, monkeypatch, tmp_path):
   sync = os.fsync
 

@@ -197,6 +197,7 @@ def test_a_channel_of_zeros_stays_zero():
   np.testing.assert_array_equal(own['bias'], kernel[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('to', ['stablehlo', 'onnx'])
 def test_a_file_is_timed_beside_the_teachers(to, save, run, tmp_path):
   small = save(SPECS['resnet'])

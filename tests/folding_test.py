@@ -32,7 +32,13 @@ def names(variables):
   return [path[-1] for path in paths]
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize(
+  'network',
+  [
+    pytest.param(n, marks=() if n == 'resnet' else pytest.mark.slow)
+    for n in NETWORKS
+  ],
+)
 def test_a_folded_network_is_the_same(network):
   net = models.build(NETWORKS[network])
   variables = trained(blocks.init(net, jax.random.key(0)))

@@ -161,7 +161,7 @@ def _sgd(rate, momentum=0.0, weight_decay=0.0, frozen=()):
 
 
 # Variants of networks that are compared besides.
-ALIKE_BUT_SLOW = 'vdcnn9_k_max', 'vdcnn9_conv', 'resnext8_16'
+ALIKE_BUT_SLOW = 'vdcnn9_k_max', 'vdcnn9_conv', 'resnext8_16', 'resnext8_32'
 
 
 def _each(names, slow):

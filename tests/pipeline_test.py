@@ -846,7 +846,11 @@ def _with_validation():
 
 
 @pytest.mark.parametrize(
-  'select, kept, ends_with', [('last', [18, 24], 3), ('best', [12, 18, 24], 1)]
+  'select, kept, ends_with',
+  [
+    pytest.param('last', [18, 24], 3, marks=pytest.mark.slow),
+    ('best', [12, 18, 24], 1),
+  ],
 )
 def test_kept_checkpoints(
   select, kept, ends_with, tmp_path, monkeypatch, no_report

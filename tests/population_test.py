@@ -130,6 +130,7 @@ def test_members_on_shared_data_are_those_trained_alone(tiny, form):
   compare(states, metrics, wanted)
 
 
+@pytest.mark.slow
 def test_members_on_their_own_data_are_those_trained_alone(tiny, form):
   superbatches = [tiny.superbatch(C, BATCH, seed=s) for s in range(MEMBERS)]
   program = jax.jit(
@@ -171,6 +172,7 @@ def test_over_two_devices(tiny, shared, form):
   compare(states, metrics, wanted)
 
 
+@pytest.mark.slow
 def test_float16_scales_of_each_member(tiny, form):
   superbatch = tiny.superbatch(C, BATCH)
   plan = make_plan(tiny, dtype=jnp.float16)

@@ -373,6 +373,7 @@ def test_starts_that_do_not_fit(start, tmp_path):
 # The command line.
 
 
+@pytest.mark.slow
 def test_a_pruned_network_by_flags(main, monkeypatch, start, tmp_path):
   monkeypatch.setattr(sources, 'load', lambda *args: DATASET)
   keys = {

@@ -384,16 +384,12 @@ def losses_by_hand(one, found, entropy):
   }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'case, entropy, other',
   [
     ('translation', summed_entropy, softmax_entropy),
-    pytest.param(
-      'translation_one_domain',
-      softmax_entropy,
-      summed_entropy,
-      marks=pytest.mark.slow,
-    ),
+    ('translation_one_domain', softmax_entropy, summed_entropy),
   ],
 )
 def test_losses_by_hand(case, entropy, other):
@@ -465,7 +461,11 @@ LIT = Objective(weights.ALPHA, weights.BETA, 1.0, output_loss='l2')
 
 
 @pytest.mark.parametrize(
-  'case, objective', [('translation', SCRATCH), ('translation_lit', LIT)]
+  'case, objective',
+  [
+    ('translation', SCRATCH),
+    pytest.param('translation_lit', LIT, marks=pytest.mark.slow),
+  ],
 )
 def test_steps_of_both_networks_are_those_of_pytorch(case, objective):
   states, rows = run_steps(case, objective)

@@ -705,7 +705,9 @@ def test_hard_is_weighed_with_the_others(lit):
   [(LIT, 'lit'), (IR_ALONE, 'ir_alone')],
   ids=['all', 'ir'],
 )
-@pytest.mark.parametrize('way', ['plain', 'two devices'])
+@pytest.mark.parametrize(
+  'way', [pytest.param('plain', marks=pytest.mark.slow), 'two devices']
+)
 def test_plain_jit_and_two_devices_agree(objective, fixture, way, request):
   wanted, wanted_metrics = request.getfixturevalue(fixture)
   plan, superbatch, wrap = make_plan(objective), SUPERBATCH, lambda f: f
