@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from lit_jax import models
+from lit_jax import blocks, models
 from lit_jax.networks import export
 
 _DESCRIPTION = f"""\
@@ -66,8 +66,10 @@ def run(options: argparse.Namespace) -> None:
   )
   spec = dict(found.facts.spec or {})
   size = found.path.stat().st_size
+  # A specification need not say what is the family's usual number.
+  (classes,) = blocks.cut_shapes(models.build(spec))['head']
   print(
-    f'{found.path}: {models.title(spec)}, {spec["classes"]} classes, {size} '
+    f'{found.path}: {models.title(spec)}, {classes} classes, {size} '
     f'bytes; read again by {found.reader}\n'
     f'all classes equal, logits to {found.largest:.1e}, of {found.examples} '
     f'{found.inputs}'
