@@ -394,7 +394,7 @@ def test_a_page_is_made_again(workdir, lit_jax_command, tmp_path):
   (line,) = re.findall('^lit .*', out, re.MULTILINE)
   assert accuracy in line.split()
   assert list(results(folder)['rows'][1]['stitch']) == ['blocks_0', 'blocks_1']
-  assert re.search('^ +blocks_1 ', out, re.MULTILINE)
+  assert re.search('^ +block 1 ', out, re.MULTILINE)
   assert re.search('^lit: .* lose', out, re.MULTILINE)
   assert out.endswith(f'report: {folder}/report.html\n')
 

@@ -99,6 +99,7 @@ def test_variables_are_plain_arrays_in_two_collections():
   assert not (kernels[0] == kernels[1]).all()
 
 
+@pytest.mark.slow
 def test_values_gradients_and_statistics_are_those_of_the_modules():
   net, x = network(1), images(6)
   variables = blocks.init(net, jax.random.key(0))

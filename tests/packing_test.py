@@ -131,9 +131,8 @@ def merged(monkeypatch):
   return found
 
 
-@pytest.mark.parametrize(
-  'devices_', [pytest.param(1, marks=pytest.mark.slow), 2]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('devices_', [1, 2])
 def test_steps_are_those_of_the_plain_forms(tiny, merged, devices_):
   plan = tiny.plan(optimizer())
   superbatch = tiny.superbatch(C, BATCH)

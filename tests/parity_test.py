@@ -224,7 +224,9 @@ def _blocks_only(tree):
   }
 
 
-@pytest.mark.parametrize('case', _each(weights.LIT, slow=['lit_vdcnn']))
+@pytest.mark.parametrize(
+  'case', _each(weights.LIT, slow=['lit_vdcnn', 'lit_resnext'])
+)
 def test_lit_step_is_that_of_pytorch(case):
   plan, objective, variables, teacher = _lit_setting(case)
   superbatch = _superbatch(case)

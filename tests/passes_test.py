@@ -123,7 +123,10 @@ class Scaled(nn.Module):
     return h + layers.BatchNorm()(layers.Conv(h.shape[-1])(h), train)
 
 
-@pytest.mark.parametrize('share', [1.0, 0.25, 0.0])
+@pytest.mark.parametrize(
+  'share',
+  [0.25, *(pytest.param(s, marks=pytest.mark.slow) for s in (1.0, 0.0))],
+)
 def test_blocks_are_fed_with_a_mixture(share, monkeypatch):
   net, (params, statistics, x, (_, irs)) = a_batch(NETWORKS['resnet'])
   variables = {'params': params, 'batch_stats': statistics}

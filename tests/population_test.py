@@ -115,6 +115,7 @@ def form(request, monkeypatch):
   return request.param
 
 
+@pytest.mark.slow
 def test_members_on_shared_data_are_those_trained_alone(tiny, form):
   superbatch = tiny.superbatch(C, BATCH)
   program = jax.jit(population.train_program(make_plan(tiny), MEMBERS))

@@ -196,6 +196,7 @@ def test_every_command_is_one():
   assert set(COMMANDS) == set(names)
 
 
+@pytest.mark.slow
 def test_commands_that_only_tell_something(lit_jax_command):
   telling = {
     # Measured elsewhere.

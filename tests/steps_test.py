@@ -255,6 +255,7 @@ def test_own_input_compares_the_own_pass(tiny, superbatch):
   )
 
 
+@pytest.mark.slow
 def test_the_teacher_gives_way_over_a_phase(tiny, superbatch):
   """The first step is LIT's, and the last compares the student's own pass."""
   plan = make_plan(tiny)._replace(steps=8)
@@ -698,6 +699,7 @@ def on_device(array, i):
   return np.asarray(shard)
 
 
+@pytest.mark.slow
 def test_float16_overflow_on_one_device_skips_the_step_on_both(tiny):
   # The gradient of the stem's kernel sums inputs, which here reach 255 in the
   # images of one device, and 1 in the other's: it is a hundred times larger on

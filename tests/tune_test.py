@@ -281,7 +281,7 @@ def test_a_beta_without_irs_is_left_out_where_statistics_follow_them(
 
 def test_the_phases_that_a_value_is_for():
   config: recipes.Config = resnet.get_config()
-  alike = {'lit', 'one_ir', 'fitnets', 'several_irs'}
+  alike = {'lit', 'one_ir', 'fitnets', 'several_irs', 'annealed'}
   soft = alike | {'kd', 'finetune'}
   assert set(tune.concerned(config, 'temperature')) == soft
   assert set(tune.concerned(config, 'alpha')) == soft
