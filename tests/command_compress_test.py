@@ -395,7 +395,7 @@ def test_a_page_is_made_again(workdir, lit_jax_command, tmp_path):
   assert accuracy in line.split()
   assert list(results(folder)['rows'][1]['stitch']) == ['blocks_0', 'blocks_1']
   assert re.search('^ +block 1 ', out, re.MULTILINE)
-  assert re.search('^lit: .* lose', out, re.MULTILINE)
+  assert re.search(r'^lit: .*block.*\.$', out, re.IGNORECASE | re.MULTILINE)
   assert out.endswith(f'report: {folder}/report.html\n')
 
 
