@@ -12,6 +12,7 @@ import jax
 from flax import traverse_util
 
 from experiments import recipes
+from experiments.configs import resnet
 from experiments.paper import artifacts, cards, records, scales
 from experiments.paper.artifacts import Artifact, Entry
 from lit_jax import models
@@ -191,7 +192,14 @@ def _recipe(make, settings, method):
     traverse_util.flatten_dict(recipes.as_json(own), sep='.')
     for own in (scales.USUAL(), config)
   )
+  plain = recipes.as_json(resnet.phase())
   used = [*config.methods.get(method, '').split(','), 'train_teacher']
+
+  def differs(key, value):
+    # A phase of its own is compared with one of no settings, so that a new
+    # setting changes no recipe that leaves it alone.
+    _, _, name = key.partition('.')
+    return value != usual.get(key, plain.get(name))
 
   def counts(key):
     sheet = key.partition('.')[0]
@@ -205,7 +213,7 @@ def _recipe(make, settings, method):
   return {
     key: value
     for key, value in flat.items()
-    if value != usual.get(key) and counts(key)
+    if differs(key, value) and counts(key)
   }
 
 
