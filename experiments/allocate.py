@@ -26,7 +26,6 @@ that has as many units in every block, as the recipe trains `lit`, by
 import functools
 import itertools
 import pathlib
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +36,7 @@ from absl import app, flags
 from rich.console import Console
 
 from experiments import cli, held_out, recipes
+from experiments.spread import spread
 from lit_jax import blocks
 from lit_jax.errors import UserError, names
 from lit_jax.files import write_json
@@ -445,31 +445,13 @@ def _check(config, workdir) -> None:
       f'the family {config.student.family!r} has no units to allocate; take '
       'resnet, resnext or vdcnn'
     )
-  for key in ('seed', 'alpha', 'beta', 'temperature'):
-    if config.population[key]:
-      raise UserError(
-        f'population.{key} is {config.population[key]!r}; an allocation trains '
-        'one student, leave it empty'
-      )
-  if config.sequence:
-    raise UserError(
-      f'sequence is {config.sequence!r}; an allocation trains one student, '
-      'leave it empty'
-    )
   if config.student.get('checkpoint'):
     raise UserError(
       'student.checkpoint is of one number of units, and several are tried; '
       'leave it empty'
     )
-  if config.select != 'last':
-    raise UserError(
-      f"select is {config.select!r}; runs compare last epochs' networks, take "
-      'select=last'
-    )
-  if (workdir / 'config.json').exists():
-    raise UserError(
-      f'{workdir} is the workdir of a run; choose another --workdir'
-    )
+  alone = 'an allocation trains one student'
+  held_out.check(config, workdir, alone, alone, 'runs compare')
 
 
 def _check_runs(config, wanted) -> jobs.Job:
@@ -561,13 +543,10 @@ def _line(role, choice, run) -> str:
   """Of a network in the table of `compare`."""
   rows = [row for row in run['rows'] if row['method'] != TEACHER]
   percent = _is_percent(run)
-  scores = [row[run['selects']] * (100 if percent else 1) for row in rows]
-  score = f'{statistics.mean(scores):.{1 if percent else 4}f}'
-  if len(scores) > 1:
-    score += f' ± {statistics.stdev(scores):.{1 if percent else 4}f}'
+  values = [row[run['selects']] * (100 if percent else 1) for row in rows]
   cells = (
     role, _joined(choice['units']), f'{choice["parameters"]:,}',
-    f'{choice["macs"]:,}', score, len(scores),
+    f'{choice["macs"]:,}', spread(values, 1 if percent else 4), len(values),
   )  # fmt: skip
   return f'| {" | ".join(map(str, cells))} |'
 

@@ -24,6 +24,41 @@ _HELD_OUT = flags.DEFINE_integer(
 HAS_SEEN, MAY_HAVE_SEEN = 'has seen', 'may have seen'
 
 
+def check(
+  config: recipes.Config,
+  workdir: pathlib.Path,
+  alone: str,
+  population: str,
+  compare: str,
+) -> None:
+  """Raises UserError for what has no place in a recipe that is chosen for.
+
+  Args:
+    config: the recipe.
+    workdir: of the runs by which is chosen.
+    alone: why there is no sequence, such as 'a sweep trains one student'.
+    population: why there is none of the recipe's own.
+    compare: who compares networks, such as 'a sweep compares'.
+  """
+  for key in ('seed', 'alpha', 'beta', 'temperature'):
+    if config.population[key]:
+      raise UserError(
+        f'population.{key} is {config.population[key]!r}; {population}, leave '
+        'it empty'
+      )
+  if config.sequence:
+    raise UserError(f'sequence is {config.sequence!r}; {alone}, leave it empty')
+  if config.select != 'last':
+    raise UserError(
+      f"select is {config.select!r}; {compare} last epochs' networks, take "
+      'select=last'
+    )
+  if (workdir / 'config.json').exists():
+    raise UserError(
+      f'{workdir} is the workdir of a run; choose another --workdir'
+    )
+
+
 def wanted() -> int:
   """What the flag asks for; 0 takes the recipe's, or a tenth of all.
 

@@ -187,31 +187,15 @@ def _check(config, workdir, wanted) -> None:
   """Raises UserError for what has no place in a recipe that is tuned."""
   for sweep in SWEEPS:
     own_value(config, sweep)
-  for key in ('seed', 'alpha', 'beta', 'temperature'):
-    if config.population[key]:
-      raise UserError(
-        f'population.{key} is {config.population[key]!r}; a sweep is a '
-        'population of its own, leave it empty'
-      )
-  if config.sequence:
-    raise UserError(
-      f'sequence is {config.sequence!r}; a sweep trains one student, leave it '
-      'empty'
-    )
-  if config.select != 'last':
-    raise UserError(
-      f"select is {config.select!r}; a sweep compares last epochs' networks, "
-      'take select=last'
-    )
   if wanted.small_depth and 'depth' not in config.student:
     raise UserError(
       f'--small_depth={wanted.small_depth}: config.student has no depth; leave '
       'it out'
     )
-  if (workdir / 'config.json').exists():
-    raise UserError(
-      f'{workdir} is the workdir of a run; choose another --workdir'
-    )
+  held_out.check(
+    config, workdir, 'a sweep trains one student',
+    'a sweep is a population of its own', 'a sweep compares',
+  )  # fmt: skip
 
 
 def check_sweeps(config: recipes.Config, wanted: Wanted) -> Dataset:

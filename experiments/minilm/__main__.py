@@ -19,7 +19,6 @@ folder of others of that layout.
 """
 
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ import lit_jax
 from experiments import cli
 from experiments.minilm import bert, texts
 from experiments.minilm.embed import Embed
+from experiments.spread import spread
 from lit_jax import Objective
 from lit_jax.data.dataset import Split
 from lit_jax.data.preprocess import AsIs
@@ -153,18 +153,11 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
   lines = ['| | found first, % | MRR | n |', '| --- | ---: | ---: | ---: |']
   for name, rows in found.items():
     cells = [
-      _spread([100 * row['first'] for row in rows], 1),
-      _spread([row['reciprocal_rank'] for row in rows], 3),
+      spread([100 * row['first'] for row in rows], 1),
+      spread([row['reciprocal_rank'] for row in rows], 3),
     ]
     lines.append(f'| {name} | {cells[0]} | {cells[1]} | {len(rows)} |')
   return '\n'.join(lines)
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-  text = f'{statistics.mean(values):.{digits}f}'
-  if len(values) > 1:
-    text += f' ± {statistics.stdev(values):.{digits}f}'
-  return text
 
 
 if __name__ == '__main__':
