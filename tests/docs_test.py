@@ -130,10 +130,21 @@ def test_imports_point_down():
       assert room == name or rank[room] < rank[name], f'{path} imports {name}'
 
 
-def test_files_that_documents_name_exist():
-  pattern = r'`((?:lit_jax|experiments|tests|docs)/[\w/.]+\.\w+)`'
-  for document in ('README.md', 'CONTRIBUTING.md'):
-    for path in re.findall(pattern, (ROOT / document).read_text()):
-      # NAME is that of what is to be added.
-      known = 'NAME' in path or (ROOT / path).exists()
-      assert known, f'{document} names {path}'
+DOCUMENTS = sorted(
+  path
+  for folder in ('.', 'docs', 'docs/paper', 'experiments', 'students')
+  for path in (ROOT / folder).glob('*.md')
+)
+_FOLDERS = r'lit_jax|experiments|tests|docs|students|\.ci'
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_a_document_names_exist(document):
+  named = re.findall(
+    rf'(?<![\w/.-])((?:{_FOLDERS})/[\w/.*-]*\w)', document.read_text()
+  )
+  # NAME is that of what is to be added.
+  missing = {
+    path for path in named if 'NAME' not in path and not any(ROOT.glob(path))
+  }
+  assert not missing
