@@ -61,7 +61,17 @@ def main(build: Callable[[ConfigDict], jobs.Job]) -> None:
   Args:
     build: the run that a configuration describes.
   """
-  app.run(command(functools.partial(_run, build)), flags_parser=parse)
+  run(functools.partial(_compress, build))
+
+
+def run(body: Callable[[Sequence[str], Observer], None]) -> None:
+  """Runs a command line, and tells of errors as this file says.
+
+  Args:
+    body: does the work; it is given what is left of the arguments, and what
+      asks for a stop.
+  """
+  app.run(functools.partial(_exit_code, body), flags_parser=parse)
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -107,18 +117,6 @@ def _unknown_key(text: str) -> str:
   nearest = re.search(r'Did you mean "(\w+)"', text)
   hint = f"; perhaps '{nearest[1]}'" if nearest else ''
   return f"unknown config key '{names[0]}'{hint}" if names else text
-
-
-def command(
-  body: Callable[[Sequence[str], Observer], None],
-) -> Callable[[Sequence[str]], int]:
-  """A command line, for `app.run`, that tells of errors as this file says.
-
-  Args:
-    body: does the work; it is given what is left of the arguments, and what
-      asks for a stop.
-  """
-  return functools.partial(_exit_code, body)
 
 
 def _exit_code(body, argv) -> int:
@@ -191,7 +189,7 @@ def leave(reason: str) -> NoReturn:
   hosts.end(code)
 
 
-def _run(build, argv: Sequence[str], observer: Observer) -> None:
+def _compress(build, argv: Sequence[str], observer: Observer) -> None:
   config, workdir, names = configured(argv)
   processes = hosts.start(
     _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _PATIENCE.value

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import rich.box
 import rich.table
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 
 from experiments import cli, held_out, recipes
@@ -476,4 +476,4 @@ def _sentence(step):
 
 
 if __name__ == '__main__':
-  app.run(cli.command(make), flags_parser=cli.parse)
+  cli.run(make)

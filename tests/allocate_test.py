@@ -2,12 +2,9 @@
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
-from absl import app
-from absl.testing import flagsaver
 from drawn import noise, untimed
 
 from experiments import allocate, cli, recipes
@@ -136,21 +133,15 @@ def test_costs_are_those_of_the_network_of_these_units(monkeypatch):
 
 
 @pytest.fixture
-def allocating(monkeypatch, capsys, tmp_path):
+def allocating(in_this_process, tmp_path):
   """The command line in this process: exit code, stdout, stderr."""
 
   def run(*args, config='resnet', flags=SMALL):
-    monkeypatch.delitem(sys.modules, 'config_config', raising=False)
-    argv = [
+    return in_this_process(
+      lambda: cli.run(allocate.make),
       'allocate', f'--config={CONFIGS / config}.py',
       f'--workdir={tmp_path / "run"}', *flags, *args,
-    ]  # fmt: skip
-    monkeypatch.setattr(sys, 'argv', argv)
-    capsys.readouterr()
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-      app.run(cli.command(allocate.make), flags_parser=cli.parse)
-    written = capsys.readouterr()
-    return stopped.value.code or 0, written.out, written.err
+    )  # fmt: skip
 
   return run
 

@@ -235,18 +235,28 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def main(quick, monkeypatch, capsys):
-  """The command line in this process: exit code, stdout, stderr."""
+def in_this_process(monkeypatch, capsys):
+  """Runs a command with its flags here: exit code, stdout, stderr."""
 
-  def run(*args, build=recipes.compression):
+  def run(call, *argv):
     # Where the last configuration file was loaded to; a new process has none.
     monkeypatch.delitem(sys.modules, 'config_config', raising=False)
-    monkeypatch.setattr(sys, 'argv', ['cifar', *map(str, args)])
+    monkeypatch.setattr(sys, 'argv', [*map(str, argv)])
     capsys.readouterr()
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-      cli.main(build)
+      call()
     written = capsys.readouterr()
     # `sys.exit(None)` is a success as well.
     return stopped.value.code or 0, written.out, written.err
+
+  return run
+
+
+@pytest.fixture
+def main(quick, in_this_process):
+  """`experiments.cifar` in this process, with a job or what `build` makes."""
+
+  def run(*args, build=recipes.compression):
+    return in_this_process(lambda: cli.main(build), 'cifar', *args)
 
   return run

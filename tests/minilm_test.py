@@ -6,8 +6,6 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from absl import app
-from absl.testing import flagsaver
 from drawn import untimed
 from fixtures.bert_weights import LENGTH, SIZES, ids, weights
 
@@ -221,13 +219,14 @@ def test_the_table_has_means_and_deviations():
     (('--workdir=x', '--length=0'), '--length'),
   ],
 )
-def test_bad_input_ends_in_a_line(flags, words, capsys, tmp_path, monkeypatch):
+def test_bad_input_ends_in_a_line(
+  flags, words, in_this_process, tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr('sys.argv', ['minilm', *flags])
-  with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-    app.run(cli.command(command.main), flags_parser=cli.parse)
-  assert stopped.value.code == 2
-  told = capsys.readouterr().err
+  code, _, told = in_this_process(
+    lambda: cli.run(command.main), 'minilm', *flags
+  )
+  assert code == 2
   assert words in told
   assert told.count('\n') == 1
   assert not list(tmp_path.iterdir())

@@ -140,7 +140,7 @@ def main(
       observer = Faulty(int(phase), signal.Signals[name])
     run(task, pathlib.Path(folder), observer)
 
-  sys.exit(cli.command(body)([]))
+  cli.run(body)
 
 
 if __name__ == '__main__':

@@ -3,12 +3,9 @@
 import json
 import math
 import pathlib
-import sys
 
 import numpy as np
 import pytest
-from absl import app
-from absl.testing import flagsaver
 
 from experiments import baselines, cli, held_out, recipes, tune
 from experiments.configs import resnet
@@ -94,21 +91,15 @@ def data(monkeypatch):
 
 
 @pytest.fixture
-def tuning(quick, monkeypatch, capsys, tmp_path, data):
+def tuning(quick, in_this_process, tmp_path, data):
   """The command line in this process: exit code, stdout, stderr."""
 
   def run(*args, config='resnet', workdir=tmp_path / 'tuned', flags=SMALL):
-    monkeypatch.delitem(sys.modules, 'config_config', raising=False)
-    argv = [
+    return in_this_process(
+      lambda: cli.run(tune.make),
       'tune', f'--config={CONFIGS / config}.py', f'--workdir={workdir}',
       *flags, *args,
-    ]  # fmt: skip
-    monkeypatch.setattr(sys, 'argv', argv)
-    capsys.readouterr()
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-      app.run(cli.command(tune.make), flags_parser=cli.parse)
-    written = capsys.readouterr()
-    return stopped.value.code or 0, written.out, written.err
+    )  # fmt: skip
 
   return run
 

@@ -39,7 +39,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from absl import app, flags
+from absl import flags
 
 from experiments import cli
 from experiments.chaos.faults import FAULTS, Outcome, trial
@@ -175,4 +175,4 @@ def _report(found) -> None:
 
 
 if __name__ == '__main__':
-  app.run(cli.command(main), flags_parser=cli.parse)
+  cli.run(main)

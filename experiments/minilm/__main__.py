@@ -22,7 +22,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 import lit_jax
 from experiments import cli
@@ -161,4 +161,4 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 if __name__ == '__main__':
-  app.run(cli.command(main), flags_parser=cli.parse)
+  cli.run(main)

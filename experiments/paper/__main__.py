@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import rich.box
 import rich.table
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 
 from experiments import cli
@@ -250,4 +250,4 @@ def _table(numbers):
 
 
 if __name__ == '__main__':
-  app.run(cli.command(make), flags_parser=cli.parse)
+  cli.run(make)
