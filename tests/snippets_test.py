@@ -48,7 +48,7 @@ def test_readme_and_tutorial(tmp_path, monkeypatch, capsys, lit_jax_command):
   use, of_program = _examples(ROOT / 'docs/tutorial.md')
   monkeypatch.chdir(tmp_path)
   _run(compress, {'__name__': 'readme'})
-  results = json.loads((tmp_path / 'runs/quick/results.json').read_text())
+  results = json.loads((tmp_path / 'runs/python/results.json').read_text())
   accuracy = results['rows'][1]['accuracy']
   assert accuracy > 0.3
   capsys.readouterr()

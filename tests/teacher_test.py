@@ -34,3 +34,11 @@ def test_a_student_is_found_by_its_name(tmp_path, monkeypatch):
   assert saved.find('runs/small') == pathlib.Path('runs/small')
   (tmp_path / 'small').mkdir()
   assert saved.find('small') == pathlib.Path('small')
+
+
+def test_the_packages_teacher_is_found_by_its_data():
+  folder = saved.embedded('fashion_mnist')
+  for name in ('embedded/fashion_mnist', 'embedded/fashion_mnist_mini'):
+    assert saved.find(name) == teachers.given_folder(name, 'any') == folder
+  assert saved.load(name)[0].spec['depth'] == 20
+  assert saved.find('embedded/mine') == pathlib.Path('embedded/mine')

@@ -12,8 +12,8 @@ eight epochs. All train on 480 images of 40 people; the table and the pictures
 are of ten other people. The networks are a quarter as wide as published. So few
 images need to be shifted, and the reconstruction to be weighed higher; settings
 were chosen on five of the 40 people, held out (docs/results.md). Cost: less
-than ten minutes on two CPU cores; the README has the table and the picture that
-came out.
+than ten minutes on two CPU cores; docs/translations.md has the table and the
+picture that came out.
 """
 
 from ml_collections import ConfigDict

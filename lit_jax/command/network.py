@@ -24,7 +24,8 @@ from lit_jax.runs import checks, teachers
 from lit_jax.training.precision import POLICIES, policy
 
 HELP = (
-  'a folder of a saved network, or of a run, whose teacher is then meant; '
+  'a folder of a saved network, or of a run, whose teacher is then meant; a '
+  "student's name, or embedded/DATA for the package's teacher; "
   'FAMILY,KEY=VALUE,… such as resnet,depth=20,units=18:3:3; or the import path '
   'of a function, my_package.nets:plain,depth=3'
 )
@@ -110,8 +111,6 @@ def _folder(text: str) -> pathlib.Path | None:
   """The folder of a saved network, or whatever else lies there; else None."""
   try:
     folder = teachers.of_name(text)
-    if not folder.exists() and text.startswith(f'{saved.EMBEDDED}/'):
-      folder = saved.embedded(text.partition('/')[2])
     # Nothing would be the current folder.
     return folder if text and folder.exists() else None
   except (OSError, RuntimeError):  # No path, or of nobody's home.

@@ -76,15 +76,23 @@ def embedded(dataset: str) -> pathlib.Path:
 
 
 def find(name: str | os.PathLike[str]) -> pathlib.Path:
-  """The folder of a network: that of this path, or a student of that name.
+  """The folder of a network: that of this path, or of one that comes along.
 
   Args:
-    name: a path, or the name of a folder in STUDENTS; a path goes first.
+    name: a path, which goes first; the name of a folder in STUDENTS; or
+      'embedded/NAME' for the package's teacher of that data set.
   """
   folder = pathlib.Path(name).expanduser()
-  student = STUDENTS / folder.name
-  alone = len(folder.parts) == 1 and not folder.exists()
-  return student if alone and exists(student) else folder
+  if folder.exists():
+    return folder
+  match folder.parts:
+    case [student]:
+      own = STUDENTS / student
+    case ['embedded', dataset]:
+      own = embedded(dataset)
+    case _:
+      return folder
+  return own if exists(own) else folder
 
 
 def digest(variables: Mapping[str, Any]) -> str:
@@ -212,7 +220,7 @@ def load(
   """Reads a network.
 
   Args:
-    folder: written by `save`, or the name of a student (`find`).
+    folder: written by `save`, or a name that `find` knows.
     wanted: its specification or the network itself; None takes any of
       lit_jax's own families. Other code is run where the caller names it, never
       because a file does.

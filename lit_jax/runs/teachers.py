@@ -61,9 +61,8 @@ def given_folder(checkpoint: str, dataset_name: str) -> pathlib.Path:
   """The folder of the teacher that the user named.
 
   Args:
-    checkpoint: 'embedded', the folder of a saved network, the name of a student
-      that comes with the project (`saved.find`), or a workdir whose teacher is
-      meant.
+    checkpoint: 'embedded', the folder of a saved network, the name of one that
+      comes along (`saved.find`), or a workdir whose teacher is meant.
     dataset_name: for which one is embedded.
 
   Raises:
