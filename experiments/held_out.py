@@ -137,14 +137,16 @@ def seen_by(teacher: str, dataset: Dataset, examples: int) -> str:
   examples of the same data, or more: `hold_out` takes the same ones first.
 
   Args:
-    teacher: 'embedded', which learned from all training examples, or a folder.
+    teacher: as `teachers.given_folder` takes it; the embedded one learned from
+      all training examples.
     dataset: of which they are held out.
     examples: how many.
 
   Returns:
     HAS_SEEN; MAY_HAVE_SEEN, where it is not known; or '' where it has not.
   """
-  if teacher == saved.EMBEDDED:
+  of_package = saved.embedded(dataset.name)
+  if teacher == saved.EMBEDDED or saved.find(teacher) == of_package:
     return HAS_SEEN
   folder = teachers.given_folder(teacher, dataset.name).absolute()
   try:

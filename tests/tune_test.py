@@ -1,5 +1,6 @@
 """Tuning: what is tried and chosen, and that no test example is ever read."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -435,6 +436,9 @@ def test_what_a_teacher_has_seen(tmp_path):
     return held_out.seen_by(teacher, _noise(), 30)
 
   assert seen('embedded') == held_out.HAS_SEEN
+  own = dataclasses.replace(_noise(), name='fashion_mnist_mini')
+  name = 'embedded/fashion_mnist'
+  assert held_out.seen_by(name, own, 30) == held_out.HAS_SEEN
   assert seen(_teacher(tmp_path / 'all')) == held_out.HAS_SEEN
   assert seen(_teacher(tmp_path / 'less', 29)) == held_out.HAS_SEEN
   own = _teacher(tmp_path / 'as many', 30)

@@ -26,7 +26,8 @@ def define(commands: Any) -> None:
   add(
     'network',
     metavar='NETWORK',
-    help='a folder such as WORKDIR/lit/student, or the name of a student',
+    help='a folder such as WORKDIR/lit/student, the name of a student, or '
+    'embedded/DATA',
   )
   add('--to', required=True, metavar='FORMAT', help=', '.join(export.FORMATS))
   suffixes = sorted({kind.suffix for kind in export.FORMATS.values()})

@@ -88,7 +88,7 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
   match folder.parts:
     case [student]:
       own = STUDENTS / student
-    case ['embedded', dataset]:
+    case [first, dataset] if first == EMBEDDED:
       own = embedded(dataset)
     case _:
       return folder

@@ -97,7 +97,8 @@ def export(
   `int8` the student is the rounded one, and 'rounded_from' the other's digest.
 
   Args:
-    network: a folder that `saved.save` wrote, or a student's name.
+    network: a folder that `saved.save` wrote, or a name that `saved.find`
+      knows.
     to: a key of FORMATS.
     out: the new file, with the format's suffix; its folder is made.
     preprocess: whether the file takes images as uint8 [n, h, w, c] of 0 to 255
